@@ -1,0 +1,3 @@
+"""smtpmail: a very light personal mail server."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""What people ask the server: its queue, the way of a message, DNS records, a check of the settings."""

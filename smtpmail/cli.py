@@ -1,0 +1,151 @@
+"""The command line: the options come from config.py, the sub-commands from admin/."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from smtpmail import __version__, config
+from smtpmail.config import Config, ConfigError
+
+EPILOG = """
+Examples:
+
+\b
+  smtpmail --spool ./spool -s dom.fr --port 2525
+      Mail for anybody@dom.fr lands in ./spool/anybody/1, 2, 3, ...
+  ssh -L 2525:localhost:25 host
+      Send through your server from afar: its loopback listener is your outgoing server.
+
+Each option is also an environment variable (SMTPMAIL_SPOOL, ...) and a key of the TOML file given with --config
+(default /etc/smtpmail/smtpmail.toml). The command line wins over the environment, that over the file.
+"""
+
+
+class GroupedCommand(click.Command):
+    """A command whose help lists the options by subject."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        subjects = {name: setting.group for name, setting in config.settings().items()}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record:
+                groups.setdefault(subjects.get(parameter.name or "", "Other"), []).append(record)
+        for subject, records in groups.items():
+            with formatter.section(subject):
+                formatter.write_dl(records)
+
+
+class MainCommand(GroupedCommand, click.Group):
+    """`smtpmail [OPTIONS]` is the server, `smtpmail COMMAND` asks it something."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        GroupedCommand.format_options(self, ctx, formatter)
+        self.format_commands(ctx, formatter)
+
+
+def setting_options(*, hidden: bool = False) -> Callable[[Any], Any]:
+    """A decorator that adds the options of all settings, and --config. What is not given stays None."""
+
+    def decorate(function: Any) -> Any:
+        options = []
+        for name, setting in config.settings().items():
+            default = config.default(name)
+            shown = "" if setting.read is bool or default in (None, ()) else f"  [default: {_shown(name, default)}]"
+            arguments: dict[str, Any] = {"help": setting.help + shown, "hidden": hidden, "default": None}
+            if setting.read is bool:
+                arguments |= {"is_flag": True}
+            elif setting.choices:
+                arguments |= {"type": click.Choice(setting.choices)}
+            else:
+                arguments |= {"metavar": setting.metavar, "multiple": setting.repeatable}
+            options.append(click.option(*setting.names, name, **arguments))
+        file_help = f"TOML file with settings.  [default: {config.DEFAULT_FILE}, if it is there]"
+        options.append(click.option("--config", "config_file", metavar="FILE", hidden=hidden, help=file_help))
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def _shown(name: str, default: Any) -> str:
+    if name == "max_size":
+        return f"{default // 1024**2}M"
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def load_config(ctx: click.Context) -> Config:
+    """The settings from all options given on the command line (a sub-command's over the group's), environment, file.
+
+    Raises ConfigError.
+    """
+    given: dict[str, Any] = {}
+    context: click.Context | None = ctx
+    chain = []
+    while context is not None:
+        chain.append(context)
+        context = context.parent
+    for context in reversed(chain):
+        for name, value in context.params.items():
+            if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+                given[name] = value
+    file = given.pop("config_file", None)
+    return config.load({k: v for k, v in given.items() if k in config.settings()}, os.environ, file)
+
+
+@click.group(
+    cls=MainCommand,
+    invoke_without_command=True,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@setting_options()
+@click.version_option(__version__, "-V", "--version", prog_name="smtpmail")
+@click.pass_context
+def cli(ctx: click.Context, /, **options: Any) -> None:
+    """A very light personal mail server.
+
+    Receives mail for your own domains and stores it as plain numbered files, a folder for each user. Takes mail of
+    programs on this machine for the whole world. Runs in the foreground; SIGTERM stops it.
+    """
+    if ctx.invoked_subcommand is None:
+        serve(load_config(ctx))
+
+
+def serve(settings: Config) -> None:
+    """Checks the settings, then runs the server until a signal ends it. Raises ConfigError."""
+    # Imported here: the other commands start faster without.
+    from smtpmail import log  # noqa: PLC0415
+    from smtpmail.server import Server  # noqa: PLC0415
+
+    settings.check()
+    log.configure(settings.log_format, settings.log_level)
+    Server(settings).run()
+
+
+def main() -> None:
+    """The program. A wrong setting is one line on standard error and exit status 2."""
+    try:
+        status = cli.main(standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
+    except click.exceptions.Exit as exit_:
+        sys.exit(exit_.exit_code)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "smtpmail"
+        fail(f"{error.format_message()} (see {command} --help)")
+    except (ConfigError, click.ClickException) as error:
+        fail(error.format_message() if isinstance(error, click.ClickException) else str(error))
+    except click.Abort:
+        sys.exit(130)
+
+
+def fail(message: str) -> None:
+    """One line for people, and exit status 2."""
+    print(f"smtpmail: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)

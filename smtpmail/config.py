@@ -1,0 +1,389 @@
+"""Every setting once: its options, its environment variable, its key in the TOML file, its default and its meaning.
+
+The command line, the checks and the manual are made from the fields of `Config`. The command line wins over the
+environment, that over the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import os
+import re
+import socket
+import ssl
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from smtpmail.smtp.grammar import AddressSyntaxError, normal_domain
+
+DEFAULT_FILE = "/etc/smtpmail/smtpmail.toml"
+
+
+class ConfigError(Exception):
+    """A setting is wrong: one line for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An IP address or a host name, and a port (None: the default of its use)."""
+
+    host: str
+    port: int | None = None
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port is None else f"{host}:{self.port}"
+
+
+# -- how values are read; each raises ValueError with what is wanted
+
+
+def read_port(text: str) -> int:
+    """A TCP port; 0 takes a free one."""
+    if not (text.isascii() and text.isdigit()) or int(text) > 65535:
+        raise ValueError("a port from 0 to 65535 is wanted")
+    return int(text)
+
+
+def read_host(text: str) -> Endpoint:
+    """`HOST[:PORT]`, `ADDR[:PORT]`, `[v6]:PORT` or a bare IPv6 address."""
+    if text.startswith("["):
+        host, closed, rest = text[1:].partition("]")
+        if not closed or (rest and not rest.startswith(":")):
+            raise ValueError("[address]:port is wanted")
+        if ":" not in host:
+            raise ValueError("an IPv6 address is wanted between the brackets")
+        port = rest[1:] if rest else None
+    elif text.count(":") > 1:
+        host, port = text, None
+    else:
+        host, colon, rest = text.partition(":")
+        port = rest if colon else None
+    if not host:
+        raise ValueError("an address is wanted")
+    if ":" in host:
+        ipaddress.IPv6Address(host)
+    elif not re.fullmatch(r"[A-Za-z0-9_.-]+", host):
+        raise ValueError("a host name or an IP address is wanted")
+    return Endpoint(host, None if port is None else read_port(port))
+
+
+def read_address(text: str) -> Endpoint:
+    """`ADDR[:PORT]` with an IP address, never a name."""
+    endpoint = read_host(text)
+    try:
+        ipaddress.ip_address(endpoint.host)
+    except ValueError:
+        raise ValueError("an IP address is wanted, with :PORT if needed; IPv6 with a port as [addr]:port") from None
+    return endpoint
+
+
+def read_loopback(text: str) -> Endpoint:
+    """An address of this machine that the network cannot reach."""
+    endpoint = read_address(text)
+    if not ipaddress.ip_address(endpoint.host).is_loopback:
+        raise ValueError("a loopback address is wanted (127.0.0.0/8 or ::1): who reaches it may send to the world")
+    return endpoint
+
+
+def read_domain(text: str) -> str:
+    """A domain name, in its one form (A-labels, lower case)."""
+    try:
+        return normal_domain(text)
+    except AddressSyntaxError:
+        raise ValueError("a domain name is wanted, dom.fr for example") from None
+
+
+_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
+
+
+def read_size(text: str) -> int:
+    """Octets; K, M, G (also KiB, MB, ...) multiply by powers of 1024."""
+    match = re.fullmatch(r"(\d+)\s*([KMG]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if not match or not int(match[1]):
+        raise ValueError("a size is wanted: octets, or with K, M, G behind it")
+    return int(match[1]) * _UNITS[match[2].upper()]
+
+
+def read_count(text: str) -> int:
+    """A whole number from 1."""
+    if not (text.isascii() and text.isdigit()) or not int(text):
+        raise ValueError("a whole number from 1 is wanted")
+    return int(text)
+
+
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def read_duration(text: str) -> float:
+    """Seconds; s, m, h, d may stand behind the number."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip())
+    if not match or not float(match[1]):
+        raise ValueError("a time is wanted: seconds, or with m, h, d behind it")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def read_path(text: str) -> str:
+    """A path."""
+    if not text or "\0" in text:
+        raise ValueError("a path is wanted")
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How one field of Config is set."""
+
+    names: tuple[str, ...]
+    """Its options; the long one without dashes is its key in the file."""
+    help: str
+    metavar: str
+    read: Callable[[str], Any]
+    repeatable: bool = False
+    choices: tuple[str, ...] = ()
+    group: str = "Mail"
+
+    @property
+    def key(self) -> str:
+        return self.names[-1].removeprefix("--")
+
+    @property
+    def variable(self) -> str:
+        return "SMTPMAIL_" + self.key.upper().replace("-", "_")
+
+    def parse(self, value: Any, source: str) -> Any:
+        """The value of the setting from text, or from what TOML has. Raises ConfigError naming `source`."""
+        if self.repeatable:
+            values = value if isinstance(value, list | tuple) else [value]
+            return tuple(self._parse_one(v, source) for v in values)
+        return self._parse_one(value, source)
+
+    def _parse_one(self, value: Any, source: str) -> Any:
+        if self.read is bool:
+            if isinstance(value, bool):
+                return value
+            if str(value).lower() in ("1", "true", "yes", "on"):
+                return True
+            if str(value).lower() in ("0", "false", "no", "off", ""):
+                return False
+            raise ConfigError(f"{source}: {value!r}: true or false is wanted")
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise ConfigError(f"{source}: {value!r}: {self.metavar} is wanted")
+        if self.choices:
+            if value in self.choices:
+                return value
+            raise ConfigError(f"{source}: {value!r}: one of {', '.join(self.choices)} is wanted")
+        try:
+            return self.read(str(value))
+        except ValueError as error:
+            raise ConfigError(f"{source}: {str(value)!r}: {error}") from None
+
+
+def _setting(
+    *names: str,
+    help: str,
+    metavar: str = "",
+    read: Callable[[str], Any] = str,
+    default: Any = None,
+    repeatable: bool = False,
+    choices: tuple[str, ...] = (),
+    group: str = "Mail",
+) -> Any:
+    setting = Setting(names, help, metavar, read, repeatable, choices, group)
+    return field(default=() if repeatable and default is None else default, metadata={"setting": setting})
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings, checked one by one; `check` looks at how they go together and at the machine."""
+
+    spool: str = _setting(
+        "-R", "--spool", metavar="DIR", read=read_path, default="/var/spool/mail",
+        help="Folder of the mailboxes.",
+    )  # fmt: skip
+    suffix: tuple[str, ...] = _setting(
+        "-s", "--suffix", metavar="DOMAIN", read=read_domain, repeatable=True,
+        help="A local domain; repeatable. Default: the host's full name.",
+    )  # fmt: skip
+    users: str | None = _setting(
+        "-u", "--users", metavar="FILE", read=read_path,
+        help="The local users, one a line. Default: every valid name is a user.",
+    )  # fmt: skip
+    given_hostname: str | None = _setting(
+        "-H", "--hostname", metavar="NAME", read=read_domain,
+        help="Name in the greeting, in EHLO and in Received. Default: the host's full name.",
+    )  # fmt: skip
+    port: int = _setting(
+        "-p", "--port", metavar="PORT", read=read_port, default=25, group="Listeners",
+        help="Port of both listeners.",
+    )  # fmt: skip
+    loopback: tuple[Endpoint, ...] = _setting(
+        "--loopback", metavar="ADDR[:PORT]", read=read_loopback, repeatable=True, group="Listeners",
+        help="Address of the loopback listener, whose clients may send to the world; repeatable. "
+        "Default: 127.0.0.1 and ::1.",
+    )  # fmt: skip
+    listen: tuple[Endpoint, ...] = _setting(
+        "--listen", metavar="ADDR[:PORT]", read=read_address, repeatable=True, group="Listeners",
+        help="Address of the network listener, whose clients reach local users only; repeatable. "
+        "Default: all, IPv4 and IPv6.",
+    )  # fmt: skip
+    no_network: bool = _setting(
+        "--no-network", read=bool, default=False, group="Listeners", help="Loopback listener only."
+    )
+    tls_cert: str | None = _setting(
+        "--tls-cert", metavar="FILE", read=read_path, group="TLS",
+        help="Certificate chain (PEM); with it STARTTLS is offered.",
+    )  # fmt: skip
+    tls_key: str | None = _setting(
+        "--tls-key", metavar="FILE", read=read_path, group="TLS",
+        help="Key of the certificate. Default: in the file of --tls-cert.",
+    )  # fmt: skip
+    max_size: int = _setting(
+        "--max-size", metavar="SIZE", read=read_size, default=50 * 1024**2, group="Limits",
+        help="Octets of a message; K, M, G may stand behind the number.",
+    )  # fmt: skip
+    max_recipients: int = _setting(
+        "--max-recipients", metavar="N", read=read_count, default=1000, group="Limits",
+        help="Recipients of a message.",
+    )  # fmt: skip
+    max_connections: int = _setting(
+        "--max-connections", metavar="N", read=read_count, default=1000, group="Limits",
+        help="Connections at a time.",
+    )  # fmt: skip
+    max_connections_per_client: int = _setting(
+        "--max-connections-per-client", metavar="N", read=read_count, default=100, group="Limits",
+        help="Connections at a time from one IPv4 address or IPv6 /64; the loopback listener has no such limit.",
+    )  # fmt: skip
+    timeout: float = _setting(
+        "--timeout", metavar="SECONDS", read=read_duration, default=300.0, group="Limits",
+        help="Longest silence of a client.",
+    )  # fmt: skip
+    given_log_format: str | None = _setting(
+        "--log-format", choices=("json", "console"), group="Log",
+        help="Default: console on a terminal, json elsewhere.",
+    )  # fmt: skip
+    log_level: str = _setting(
+        "--log-level", choices=("debug", "info", "warning", "error"), default="info", group="Log",
+        help="The least level that is logged.",
+    )  # fmt: skip
+
+    @cached_property
+    def hostname(self) -> str:
+        """The name of this server."""
+        return self.given_hostname or full_hostname()
+
+    @cached_property
+    def domains(self) -> tuple[str, ...]:
+        """The local domains."""
+        return self.suffix or (full_hostname(),)
+
+    @property
+    def log_format(self) -> str:
+        """json or console."""
+        return self.given_log_format or ("console" if os.isatty(2) else "json")
+
+    def check(self) -> None:
+        """Looks at how the settings go together and at files and folders. Raises ConfigError."""
+        if self.tls_key and not self.tls_cert:
+            raise ConfigError("--tls-key: there is no certificate: give --tls-cert too")
+        if self.tls_cert:
+            self.tls_context()
+        check_folder(self.spool, "--spool")
+
+    def tls_context(self) -> ssl.SSLContext:
+        """The TLS of the listeners, from the files as they are now. Raises ConfigError."""
+        assert self.tls_cert
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        for name, path in (("--tls-cert", self.tls_cert), ("--tls-key", self.tls_key or self.tls_cert)):
+            try:
+                with open(path, "rb"):
+                    pass
+            except OSError as error:
+                raise ConfigError(f"{name}: cannot read {path}: {error.strerror}") from None
+        try:
+            # Without a password function OpenSSL would ask on the terminal.
+            context.load_cert_chain(self.tls_cert, self.tls_key, password=lambda: "")
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(
+                f"--tls-cert: {self.tls_cert} and {self.tls_key or 'the key in it'} are no certificate "
+                f"(PEM) with its key, without a password: {error}"
+            ) from None
+        return context
+
+
+def settings() -> dict[str, Setting]:
+    """All settings by the name of their field."""
+    return {f.name: f.metadata["setting"] for f in dataclasses.fields(Config)}
+
+
+def default(name: str) -> Any:
+    """What a setting is when nobody sets it."""
+    return next(f.default for f in dataclasses.fields(Config) if f.name == name)
+
+
+def load(options: Mapping[str, Any], environment: Mapping[str, str], file: str | None = None) -> Config:
+    """The settings: `options` (by field, only those given) before the environment before the file.
+
+    Raises ConfigError. `file` is an explicit --config; otherwise SMTPMAIL_CONFIG, then DEFAULT_FILE if it exists.
+    """
+    path = file or environment.get("SMTPMAIL_CONFIG") or None
+    if path is None and os.path.exists(DEFAULT_FILE):
+        path = DEFAULT_FILE
+    from_file = read_file(path) if path else {}
+    values: dict[str, Any] = {}
+    for name, setting in settings().items():
+        if name in options:
+            values[name] = setting.parse(options[name], setting.names[-1])
+        elif setting.variable in environment:
+            text = environment[setting.variable]
+            values[name] = setting.parse(text.split() if setting.repeatable else text, setting.variable)
+        elif setting.key in from_file:
+            values[name] = setting.parse(from_file[setting.key], f"{path}: {setting.key}")
+    return Config(**values)
+
+
+def read_file(path: str) -> dict[str, Any]:
+    """The keys of the TOML file, dashes between words (underscores are taken too). Raises ConfigError."""
+    try:
+        with open(path, "rb") as file:
+            raw = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"--config: cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    known = {setting.key for setting in settings().values()}
+    values = {}
+    for key, value in raw.items():
+        name = key.replace("_", "-")
+        if name not in known:
+            raise ConfigError(f"{path}: unknown key {key!r}; known are {', '.join(sorted(known))}")
+        values[name] = value
+    return values
+
+
+def check_folder(path: str, option: str) -> None:
+    """A folder that is there, or can be made, and can be written to. Raises ConfigError."""
+    try:
+        os.makedirs(path, 0o755, exist_ok=True)
+    except FileExistsError:
+        raise ConfigError(f"{option}: {path} is not a folder") from None
+    except OSError as error:
+        raise ConfigError(f"{option}: cannot make the folder {path}: {error.strerror}") from None
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        raise ConfigError(f"{option}: the folder {path} is not writable for user id {os.getuid()}")
+
+
+def full_hostname() -> str:
+    """The host's full name as the host itself knows it: its name, or what /etc/hosts makes of it."""
+    name = socket.gethostname()
+    if "." not in name:
+        name = socket.getfqdn(name)
+    try:
+        return normal_domain(name)
+    except AddressSyntaxError:
+        return "localhost"

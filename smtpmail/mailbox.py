@@ -1,0 +1,259 @@
+"""The spool on disk: SPOOL/user/1, 2, 3, ... each with its `.status`, and `.lock`, which lockf() locks.
+
+Promises: a reader sees a message only when it and its status are whole; `deliver` returns when message, status and
+names are on disk; any number of threads, processes and hosts deliver into one mailbox at once; the cost of a delivery
+does not grow with the mailbox. See docs/formats.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from smtpmail.content import Content
+from smtpmail.durability import FileSystem, GroupCommit, NewFile, clear_scratch, open_folder, sync_folder
+
+LOCK = ".lock"
+SCRATCH = ".new"
+STATUS_OF_NEW = b"\\Recent\n"
+
+LOCK_PATIENCE = 60.0
+"""Seconds to wait for another program that holds the lock of a mailbox."""
+
+
+class MailboxBusy(OSError):
+    """Another program holds the lock of a mailbox for too long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """One message for one mailbox: `header` goes before the content."""
+
+    user: str
+    header: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Where a copy lies."""
+
+    user: str
+    number: int
+
+
+class _Draft:
+    """A message and its status, on disk but not yet in the mailbox."""
+
+    __slots__ = ("message", "number", "status")
+
+    def __init__(self, message: NewFile, status: NewFile) -> None:
+        self.message = message
+        self.status = status
+        self.number = 0
+
+
+class Mailbox:
+    """One user's folder."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._group = GroupCommit(self._place_batch)
+
+    def create(self) -> None:
+        """Makes the folder if it is not there."""
+        if not os.path.isdir(self.path):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self.path, 0o700)
+                sync_folder(os.path.dirname(self.path))
+
+    def place(self, draft: _Draft) -> None:
+        """Gives the draft the next number; returns when the names are on disk. Raises OSError."""
+        self._group.run(draft)
+
+    def withdraw(self, draft: _Draft) -> None:
+        """Takes a draft out again if it has been placed."""
+        if draft.number:
+            with open_folder(self.path) as folder:
+                os.unlink(str(draft.number), dir_fd=folder)
+                os.unlink(f"{draft.number}.status", dir_fd=folder)
+
+    def repair(self) -> bool:
+        """Removes the status that a crash left without its message; returns whether there was one."""
+        with open_folder(self.path) as folder, self._locked(folder, patience=1.0) as lock:
+            before = number = self._last_number(lock, folder)
+            while _exists(str(number + 1), folder):
+                number += 1
+            if number > before:
+                self._write_last_number(lock, number)
+            try:
+                os.unlink(f"{number + 1}.status", dir_fd=folder)
+            except FileNotFoundError:
+                return False
+            return True
+
+    def _place_batch(self, batch: Sequence[_Draft]) -> list[BaseException | None]:
+        errors: list[BaseException | None] = []
+        with open_folder(self.path) as folder:
+            with self._locked(folder, LOCK_PATIENCE) as lock:
+                number = self._last_number(lock, folder)
+                for draft in batch:
+                    try:
+                        number = draft.number = self._place_one(draft, number, folder)
+                        errors.append(None)
+                    except OSError as error:
+                        errors.append(error)
+                self._write_last_number(lock, number)
+            os.fsync(folder)
+        return errors
+
+    @staticmethod
+    def _place_one(draft: _Draft, number: int, folder: int) -> int:
+        """Puts a draft behind message `number`, its status first: who sees the message finds the status."""
+        while True:
+            number += 1
+            name = str(number)
+            if _exists(name, folder):
+                continue  # a program that keeps its own count has put it there
+            status = f"{name}.status"
+            try:
+                draft.status.give_name(status, folder)
+            except FileExistsError:
+                os.unlink(status, dir_fd=folder)  # left by a crash: we hold the lock, so nobody is at work on it
+                draft.status.give_name(status, folder)
+            try:
+                draft.message.give_name(name, folder)
+            except OSError as error:
+                os.unlink(status, dir_fd=folder)
+                if error.errno == errno.EEXIST:
+                    continue
+                raise
+            return number
+
+    @contextlib.contextmanager
+    def _locked(self, folder: int, patience: float) -> Iterator[int]:
+        """Holds the lock of the mailbox; raises MailboxBusy after `patience` seconds."""
+        give_up = time.monotonic() + patience
+        pause = 0.0005
+        while (lock := self._try_lock(folder)) is None:
+            if time.monotonic() > give_up:
+                raise MailboxBusy(errno.EAGAIN, "the mailbox is locked by another program", self.path)
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.02)
+        try:
+            yield lock
+        finally:
+            os.close(lock)
+
+    @staticmethod
+    def _try_lock(folder: int) -> int | None:
+        """A descriptor of the lock file with the lock on it, None when another program has it.
+
+        A folder can't be opened for writing, so that lockf() on it fails: a file in it is locked. POSIX drops a
+        process's lock when any of its descriptors of the file is closed; so only one thread of the process may be
+        here for this mailbox, which the group commit sees to.
+        """
+        lock = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660, dir_fd=folder)
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Somebody may have removed the file between open and lock.
+            if os.path.samestat(os.fstat(lock), os.stat(LOCK, dir_fd=folder, follow_symlinks=False)):
+                return lock
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES, errno.ENOENT):
+                os.close(lock)
+                raise
+        os.close(lock)
+        return None
+
+    @staticmethod
+    def _last_number(lock: int, folder: int) -> int:
+        """The last number given, from the lock file; from the names when it does not tell."""
+        text = os.pread(lock, 32, 0).strip()
+        if text.isdigit():
+            return int(text)
+        numbers = (name.removesuffix(".status") for name in os.listdir(folder))
+        return max((int(n) for n in numbers if n.isascii() and n.isdigit()), default=0)
+
+    @staticmethod
+    def _write_last_number(lock: int, number: int) -> None:
+        # Always the same length and one block: a crash cannot tear it. Not synced: what a power cut takes from it,
+        # the names of the messages give back.
+        os.pwrite(lock, b"%020d\n" % number, 0)
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(lock, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _exists(name: str, folder: int) -> bool:
+    return os.access(name, os.F_OK, dir_fd=folder, follow_symlinks=False)
+
+
+class Spool:
+    """All mailboxes."""
+
+    def __init__(self, path: str) -> None:
+        self.path = os.path.abspath(path)
+        self._scratch = os.path.join(self.path, SCRATCH)
+        self._file_system = FileSystem(self.path)
+        self._mutex = threading.Lock()
+        self._mailboxes: weakref.WeakValueDictionary[str, Mailbox] = weakref.WeakValueDictionary()
+
+    def mailbox(self, user: str) -> Mailbox:
+        """The mailbox of a user: the same object for all threads that use it at a time."""
+        with self._mutex:
+            mailbox = self._mailboxes.get(user)
+            if mailbox is None:
+                mailbox = self._mailboxes[user] = Mailbox(os.path.join(self.path, user))
+            return mailbox
+
+    def content(self, first: Copy) -> Content:
+        """Begins the content of a message whose first copy is known. Raises OSError."""
+        mailbox = self.mailbox(first.user)
+        mailbox.create()
+        return Content(mailbox.path, self._scratch, first.header)
+
+    def deliver(self, content: Content, copies: Sequence[Copy]) -> list[Stored]:
+        """Stores all copies, or none: returns when they are on disk. Raises OSError, MailboxBusy among them."""
+        drafts: list[_Draft] = []
+        boxes = [self.mailbox(copy.user) for copy in copies]
+        try:
+            for box, copy in zip(boxes, copies, strict=True):
+                box.create()
+                drafts.append(self._draft(box.path, content, copy.header))
+            self._file_system.sync([f.fd for d in drafts for f in (d.status, d.message)])
+            for box, draft in zip(boxes, drafts, strict=True):
+                box.place(draft)
+        except BaseException:
+            for box, draft in zip(boxes, drafts, strict=False):
+                with contextlib.suppress(OSError):
+                    box.withdraw(draft)
+            raise
+        finally:
+            for draft in drafts:
+                draft.message.close()
+                draft.status.close()
+        return [Stored(copy.user, draft.number) for copy, draft in zip(copies, drafts, strict=True)]
+
+    def _draft(self, folder: str, content: Content, header: bytes) -> _Draft:
+        status = NewFile(folder, self._scratch)
+        try:
+            os.write(status.fd, STATUS_OF_NEW)
+            return _Draft(content.make_file(folder, self._scratch, header), status)
+        except BaseException:
+            status.close()
+            raise
+
+    def repair(self) -> int:
+        """Removes what a crash left behind; returns how many files. Raises OSError."""
+        removed = clear_scratch(self._scratch)
+        for entry in os.scandir(self.path):
+            if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
+                with contextlib.suppress(MailboxBusy, PermissionError):
+                    removed += Mailbox(entry.path).repair()
+        return removed

@@ -1,0 +1,649 @@
+"""One client's dialogue as a state machine without sockets: bytes in, replies and actions out (RFC 5321 3, 4).
+
+The loop around it is always the same: `receive` what came; then `step` until it returns None, doing what each action
+says; send `take_output` before waiting for more. Each verb is one method; `_enter` alone changes the state.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from smtpmail.envelope import Client, Envelope, Recipient
+from smtpmail.routing import Local, Refused, Route
+from smtpmail.smtp import replies
+from smtpmail.smtp.framing import BareLineFeed, DotReader, HopCounter, LineEnds, LineReader, LineTooLong
+from smtpmail.smtp.grammar import (
+    NULL_PATH,
+    Address,
+    AddressSyntaxError,
+    is_xtext,
+    parse_parameters,
+    parse_path,
+)
+from smtpmail.smtp.replies import Refusal, Reply
+
+MAX_HOPS = 50
+"""More Received fields than this, and the message goes in circles (RFC 5321 6.3)."""
+
+MAX_ERRORS = 20
+"""Errors in a row before the session is closed (Postfix: smtpd_hard_error_limit)."""
+
+MAX_REFUSED = 1000
+"""Recipients refused in one session before it is closed: more is somebody guessing addresses."""
+
+MAX_IDLE_COMMANDS = 100
+"""Commands that do nothing (NOOP, RSET, VRFY, HELP, EHLO) between two messages before each counts as an error."""
+
+HTTP_VERBS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PRI", "PUT", "TRACE"})
+NOT_IMPLEMENTED_VERBS = frozenset(
+    {"ATRN", "AUTH", "BURL", "ETRN", "EXPN", "SAML", "SEND", "SOML", "TURN", "XCLIENT", "XFORWARD"}
+)
+
+
+class State(enum.Enum):
+    """Where the dialogue stands."""
+
+    CONNECTED = enum.auto()
+    """Before HELO or EHLO."""
+    READY = enum.auto()
+    """Greeted; no transaction."""
+    MAIL = enum.auto()
+    """A reverse-path, no recipient yet."""
+    RCPT = enum.auto()
+    """At least one recipient."""
+    DATA = enum.auto()
+    """Reading content up to the lone dot."""
+    BDAT = enum.auto()
+    """Between two chunks."""
+    CHUNK = enum.auto()
+    """Reading the octets of a chunk."""
+    CLOSED = enum.auto()
+    """Nothing more is read."""
+
+
+class Action:
+    """Something the outside has to do."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Begin(Action):
+    """The content of a message follows."""
+
+    envelope: Envelope
+
+
+@dataclass(frozen=True, slots=True)
+class Content(Action):
+    """A piece of the content, in its stored form (LF line ends)."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Commit(Action):
+    """The content is whole: make it durable, then answer with `finish`."""
+
+    envelope: Envelope
+    size: int
+    """Octets as they came over the wire."""
+
+
+@dataclass(frozen=True, slots=True)
+class Abort(Action):
+    """The message that began is dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartTLS(Action):
+    """Send the output, then do the handshake, then tell `tls_started`."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecipientRefused(Action):
+    """A recipient was refused (for the log; nothing else is to be done)."""
+
+    envelope: Envelope
+    recipient: Address
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Close(Action):
+    """Send the output, then close."""
+
+
+CLOSE = Close()
+ABORT = Abort()
+START_TLS = StartTLS()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one session may do."""
+
+    max_size: int
+    """Octets of a message."""
+    max_recipients: int
+
+
+class Session:
+    """The dialogue with one client.
+
+    `route` decides about each recipient; it is the session's only way to ask the outside anything.
+    """
+
+    def __init__(
+        self,
+        hostname: str,
+        client: Client,
+        route: Callable[[Address], Route],
+        limits: Limits,
+        *,
+        offer_tls: bool = False,
+    ) -> None:
+        self._hostname = hostname
+        self._client = client
+        self._route = route
+        self._limits = limits
+        self._offer_tls = offer_tls
+        self._tls: str | None = None
+        self._lines = LineReader()
+        self._output: list[bytes] = [replies.greeting(hostname).encode()]
+        self._actions: list[Action] = []
+        self._helo = ""
+        self._esmtp = False
+        self._errors = 0
+        self._refused = 0
+        self._idle_commands = 0
+        self.state = State.CONNECTED
+        self.messages = 0
+        """Messages acknowledged with 250."""
+        self._envelope: Envelope | None
+        self._verdict: Reply | None
+        self._forget()
+
+    # -- what the outside calls
+
+    def receive(self, data: bytes) -> None:
+        """Takes what came from the client."""
+        lines = self._lines
+        lines.buffer = lines.buffer + data if lines.buffer else data
+
+    def step(self) -> Action | None:
+        """The next thing to do, None when more input is needed (or everything is over)."""
+        while not self._actions:
+            state = self.state
+            if state is State.CLOSED:
+                return None
+            if state is State.DATA:
+                progress = self._read_data()
+            elif state is State.CHUNK:
+                progress = self._read_chunk()
+            else:
+                progress = self._read_command()
+            if not progress:
+                break
+        return self._actions.pop(0) if self._actions else None
+
+    def take_output(self) -> bytes:
+        """The replies to send now."""
+        output = b"".join(self._output)
+        self._output.clear()
+        return output
+
+    def finish(self, reply: Reply) -> None:
+        """The answer to a Commit."""
+        if reply.accepted:
+            self.messages += 1
+            self._idle_commands = 0
+        self._send(reply)
+        self._forget()
+        self._enter(State.READY)
+
+    def message_failed(self, reply: Reply) -> None:
+        """The outside cannot store what it got of the message; the rest is read and dropped, then `reply` given."""
+        if self._verdict is None:
+            self._verdict = reply
+
+    def tls_started(self, description: str) -> None:
+        """The handshake is done; all that was known of the client is forgotten (RFC 3207 4.2)."""
+        self._tls = description
+        self._helo = ""
+        self._lines = LineReader()
+        self._forget()
+        self._enter(State.CONNECTED)
+
+    def close(self, reply: Reply) -> None:
+        """Ends the dialogue from our side with a 421 reply."""
+        if self.state is not State.CLOSED:
+            if self._content_open:
+                self._actions.append(ABORT)
+            self._hang_up(reply)
+
+    @property
+    def transaction(self) -> Envelope | None:
+        """The message that is under way."""
+        return self._envelope
+
+    @property
+    def awaits_content(self) -> bool:
+        """Whether what comes next is content; otherwise it is a command."""
+        return self.state in (State.DATA, State.CHUNK)
+
+    @property
+    def mid_command(self) -> bool:
+        """Whether a part of a command line is there."""
+        return bool(self._lines.buffer)
+
+    # -- state
+
+    def _enter(self, state: State) -> None:
+        self.state = state
+
+    def _forget(self) -> None:
+        """Drops the transaction and all that belongs to it."""
+        self._envelope = None
+        self._seen: set[tuple[str, str]] = set()
+        self._refused_here = 0
+        self._content_open = False
+        self._verdict = None
+        self._size = 0
+        self._chunk_left = 0
+        self._chunk_size = 0
+        self._last_chunk = False
+
+    def _hang_up(self, reply: Reply) -> None:
+        self._send(reply)
+        self._forget()
+        self._enter(State.CLOSED)
+        self._actions.append(CLOSE)
+
+    def _send(self, reply: Reply) -> None:
+        self._output.append(reply.encode())
+
+    def _open_envelope(self) -> Envelope:
+        assert self._envelope is not None
+        return self._envelope
+
+    # -- commands
+
+    def _read_command(self) -> bool:
+        try:
+            line = self._lines.next_line()
+        except LineTooLong:
+            self._error(replies.LINE_TOO_LONG)
+            return True
+        except BareLineFeed:
+            self._error(replies.BARE_LINE_FEED)
+            return True
+        if line is None:
+            return False
+        try:
+            verb, _, argument = line.decode().partition(" ")
+            method = self._VERBS.get(verb.upper())
+            if method is None:
+                self._unknown(verb.upper())
+            else:
+                method(self, argument.strip(" "))
+                if self._idle_commands <= MAX_IDLE_COMMANDS:
+                    self._errors = 0
+        except UnicodeDecodeError:
+            self._error(replies.SYNTAX_ERROR)
+        except Refusal as refusal:
+            self._error(refusal.reply)
+        return True
+
+    def _unknown(self, verb: str) -> None:
+        if verb in HTTP_VERBS:
+            self._hang_up(replies.NOT_HTTP)
+            return
+        raise Refusal(replies.NOT_IMPLEMENTED if verb in NOT_IMPLEMENTED_VERBS else replies.SYNTAX_ERROR)
+
+    def _error(self, reply: Reply) -> None:
+        self._send(reply)
+        self._count_error()
+
+    def _count_error(self) -> None:
+        self._errors += 1
+        if self._errors >= MAX_ERRORS:
+            self._hang_up(replies.TOO_MANY_ERRORS)
+
+    def _idle(self) -> None:
+        """Counts a command that does nothing: a client may not live on these."""
+        self._idle_commands += 1
+        if self._idle_commands > MAX_IDLE_COMMANDS:
+            self._count_error()
+
+    def _no_argument(self, verb: str, argument: str) -> None:
+        if argument:
+            raise Refusal(replies.bad_arguments(verb))
+
+    def do_helo(self, argument: str) -> None:
+        self._greet("HELO", argument, esmtp=False)
+        self._output.append(f"250 {self._hostname}\r\n".encode())
+        self._idle()
+
+    def do_ehlo(self, argument: str) -> None:
+        self._greet("EHLO", argument, esmtp=True)
+        self._output.append(replies.multiline(250, [f"{self._hostname} at your service", *self.extensions()]))
+        self._idle()
+
+    def _greet(self, verb: str, argument: str, *, esmtp: bool) -> None:
+        name = argument
+        if not name or len(name) > 255 or not name.isascii() or not name.isprintable() or " " in name:
+            raise Refusal(replies.bad_arguments(f"{verb} domain"))
+        self._reset()
+        self._helo = name
+        self._esmtp = esmtp
+        self._enter(State.READY)
+
+    def extensions(self) -> list[str]:
+        """What EHLO offers now."""
+        lines = [
+            "PIPELINING",
+            f"SIZE {self._limits.max_size}",
+            "8BITMIME",
+            "SMTPUTF8",
+            "ENHANCEDSTATUSCODES",
+            "CHUNKING",
+            "DSN",
+            f"LIMITS RCPTMAX={self._limits.max_recipients}",
+            "HELP",
+        ]
+        if self._offer_tls and not self._tls:
+            lines.insert(-1, "STARTTLS")
+        return lines
+
+    def do_starttls(self, argument: str) -> None:
+        if not self._offer_tls:
+            raise Refusal(replies.NO_TLS)
+        if self._tls:
+            raise Refusal(replies.TLS_ACTIVE)
+        if self._envelope:
+            raise Refusal(replies.NESTED_MAIL)
+        self._no_argument("STARTTLS", argument)
+        # What came ahead of the handshake was not protected by it (CVE-2011-0411).
+        self._lines = LineReader()
+        self._send(replies.READY_FOR_TLS)
+        self._actions.append(START_TLS)
+
+    def do_mail(self, argument: str) -> None:
+        if self.state is State.CONNECTED:
+            raise Refusal(replies.NEED_HELO)
+        if self.state is not State.READY:
+            raise Refusal(replies.NESTED_MAIL)
+        usage = replies.bad_arguments("MAIL FROM:<address> [parameters]")
+        if argument[:5].upper() != "FROM:":
+            raise Refusal(usage)
+        try:
+            sender, rest = parse_path(argument[5:].lstrip(" "))
+            if not sender.domain and not sender.is_null:
+                raise AddressSyntaxError("a sender needs a domain")
+        except AddressSyntaxError:
+            raise Refusal(replies.BAD_SENDER_SYNTAX) from None
+        envelope = Envelope(sender, self._client, self._helo, self._esmtp, self._tls)
+        if rest:
+            self._mail_parameters(envelope, self._parameters(rest, usage))
+        if not sender.is_ascii and not envelope.smtputf8:
+            raise Refusal(replies.NEED_SMTPUTF8)
+        if envelope.size is not None and envelope.size > self._limits.max_size:
+            raise Refusal(replies.TOO_LARGE)
+        self._envelope = envelope
+        self._enter(State.MAIL)
+        self._send(replies.SENDER_OK)
+
+    def _parameters(self, rest: str, usage: Reply) -> dict[str, str | None]:
+        try:
+            if not rest.startswith(" "):
+                raise ValueError(rest)
+            parameters = parse_parameters(rest)
+        except ValueError:
+            raise Refusal(usage) from None
+        if parameters and not self._esmtp:
+            raise Refusal(replies.unknown_parameter(next(iter(parameters))))
+        return parameters
+
+    @staticmethod
+    def _mail_parameters(envelope: Envelope, parameters: dict[str, str | None]) -> None:
+        for name, value in parameters.items():
+            match name:
+                case "SIZE":
+                    if value is None or not (value.isascii() and value.isdigit()) or len(value) > 20:
+                        raise Refusal(replies.bad_parameter(name, "a number of octets is wanted"))
+                    envelope.size = int(value)
+                case "BODY":
+                    envelope.body = (value or "").upper()
+                    if envelope.body == "BINARYMIME":
+                        raise Refusal(replies.unknown_parameter("BODY=BINARYMIME"))
+                    if envelope.body not in ("7BIT", "8BITMIME"):
+                        raise Refusal(replies.bad_parameter(name, "7BIT or 8BITMIME is wanted"))
+                case "SMTPUTF8":
+                    if value is not None:
+                        raise Refusal(replies.bad_parameter(name, "it takes no value"))
+                    envelope.smtputf8 = True
+                case "RET":
+                    envelope.ret = (value or "").upper()
+                    if envelope.ret not in ("FULL", "HDRS"):
+                        raise Refusal(replies.bad_parameter(name, "FULL or HDRS is wanted"))
+                case "ENVID":
+                    if value is None or len(value) > 100 or not is_xtext(value):
+                        raise Refusal(replies.bad_parameter(name, "xtext of at most 100 characters is wanted"))
+                    envelope.envid = value
+                case _:
+                    raise Refusal(replies.unknown_parameter(name))
+
+    def do_rcpt(self, argument: str) -> None:
+        if self.state not in (State.MAIL, State.RCPT):
+            raise Refusal(self._out_of_order())
+        usage = replies.bad_arguments("RCPT TO:<address> [parameters]")
+        if argument[:3].upper() != "TO:":
+            raise Refusal(usage)
+        envelope = self._open_envelope()
+        try:
+            address, rest = parse_path(argument[3:].lstrip(" "))
+            if address == NULL_PATH:
+                raise AddressSyntaxError("a recipient is wanted")
+        except AddressSyntaxError:
+            raise Refusal(replies.BAD_RECIPIENT_SYNTAX) from None
+        notify, orcpt = self._rcpt_parameters(self._parameters(rest, usage)) if rest else ((), None)
+        if not address.is_ascii and not envelope.smtputf8:
+            raise Refusal(replies.NEED_SMTPUTF8)
+        if len(envelope.recipients) >= self._limits.max_recipients:
+            self._refuse_recipient(address, replies.TOO_MANY_RECIPIENTS)
+            return
+        route = self._route(address)
+        if isinstance(route, Refused):
+            self._refuse_recipient(address, route.reply)
+            return
+        key = (address.local.lower(), address.domain.lower())
+        if key not in self._seen:
+            self._seen.add(key)
+            user = route.user if isinstance(route, Local) else None
+            envelope.recipients.append(Recipient(address, user, notify, orcpt))
+        self._enter(State.RCPT)
+        self._send(replies.RECIPIENT_OK)
+
+    @staticmethod
+    def _rcpt_parameters(parameters: dict[str, str | None]) -> tuple[tuple[str, ...], str | None]:
+        notify: tuple[str, ...] = ()
+        orcpt = None
+        for name, value in parameters.items():
+            match name:
+                case "NOTIFY":
+                    notify = tuple((value or "").upper().split(","))
+                    known = {"SUCCESS", "FAILURE", "DELAY"}
+                    if notify != ("NEVER",) and (not known.issuperset(notify) or len(set(notify)) < len(notify)):
+                        raise Refusal(replies.bad_parameter(name, "NEVER, or some of SUCCESS, FAILURE, DELAY"))
+                case "ORCPT":
+                    kind, semicolon, text = (value or "").partition(";")
+                    utf8 = kind.lower() == "utf-8" and text.isprintable()
+                    if not semicolon or not kind or len(text) > 500 or not (is_xtext(text) or (text and utf8)):
+                        raise Refusal(replies.bad_parameter(name, "address-type;xtext is wanted"))
+                    orcpt = value
+                case _:
+                    raise Refusal(replies.unknown_parameter(name))
+        return notify, orcpt
+
+    def _refuse_recipient(self, address: Address, reply: Reply) -> None:
+        self._refused += reply is not replies.TOO_MANY_RECIPIENTS
+        self._refused_here += 1
+        self._actions.append(RecipientRefused(self._open_envelope(), address, reply))
+        self._send(reply)
+        if self._refused > MAX_REFUSED:
+            self._hang_up(replies.TOO_MANY_ERRORS)
+
+    def _out_of_order(self) -> Reply:
+        """The reply to a command that the state does not allow."""
+        match self.state:
+            case State.CONNECTED:
+                return replies.NEED_HELO
+            case State.BDAT:
+                return replies.BDAT_IN_PROGRESS
+            case State.MAIL:
+                # All recipients were refused: with PIPELINING the client sends DATA all the same (RFC 2920 3.1).
+                return replies.NO_VALID_RECIPIENTS if self._refused_here else replies.NEED_RCPT
+            case _:
+                return replies.NEED_MAIL
+
+    def do_data(self, argument: str) -> None:
+        if self.state is not State.RCPT:
+            raise Refusal(self._out_of_order())
+        self._no_argument("DATA", argument)
+        self._dots = DotReader()
+        self._begin_content()
+        self._enter(State.DATA)
+        self._send(replies.START_DATA)
+
+    def do_bdat(self, argument: str) -> None:
+        size, _, last = argument.partition(" ")
+        if not size.isdecimal() or not size.isascii() or len(size) > 20 or last.strip().upper() not in ("", "LAST"):
+            raise Refusal(replies.bad_arguments("BDAT size [LAST]"))
+        self._chunk_left = self._chunk_size = int(size)
+        self._last_chunk = bool(last)
+        if self.state not in (State.RCPT, State.BDAT):
+            # The chunk comes all the same: it is read and dropped (RFC 3030 2).
+            self._verdict = self._out_of_order()
+        elif self.state is State.RCPT:
+            self._begin_content()
+        self._state_after_chunk = self.state if self.state is not State.RCPT else State.BDAT
+        self._enter(State.CHUNK)
+
+    def do_rset(self, argument: str) -> None:
+        self._no_argument("RSET", argument)
+        self._reset()
+        self._send(replies.OK)
+        self._idle()
+
+    def _reset(self) -> None:
+        if self._content_open:
+            self._actions.append(ABORT)
+        self._forget()
+        if self.state is not State.CONNECTED:
+            self._enter(State.READY)
+
+    def do_noop(self, argument: str) -> None:
+        self._send(replies.OK)
+        self._idle()
+
+    def do_vrfy(self, argument: str) -> None:
+        if not argument:
+            raise Refusal(replies.bad_arguments("VRFY address"))
+        self._send(replies.CANNOT_VRFY)
+        self._idle()
+
+    def do_help(self, argument: str) -> None:
+        self._send(replies.HELP)
+        self._idle()
+
+    def do_quit(self, argument: str) -> None:
+        self._no_argument("QUIT", argument)
+        if self._content_open:
+            self._actions.append(ABORT)
+        self._hang_up(replies.BYE)
+
+    _VERBS = {  # noqa: RUF012 - a constant
+        "HELO": do_helo,
+        "EHLO": do_ehlo,
+        "STARTTLS": do_starttls,
+        "MAIL": do_mail,
+        "RCPT": do_rcpt,
+        "DATA": do_data,
+        "BDAT": do_bdat,
+        "RSET": do_rset,
+        "NOOP": do_noop,
+        "VRFY": do_vrfy,
+        "HELP": do_help,
+        "QUIT": do_quit,
+        "EXIT": do_quit,
+    }
+
+    # -- content
+
+    def _begin_content(self) -> None:
+        self._line_ends = LineEnds()
+        self._hops = HopCounter()
+        self._content_open = True
+        self._actions.append(Begin(self._open_envelope()))
+
+    def _read_data(self) -> bool:
+        data = self._lines.buffer
+        if not data:
+            return False
+        content, self._lines.buffer = self._dots.read(data)
+        self._take_content(content, last=self._dots.done)
+        if self._dots.done:
+            self._end_content()
+        return True
+
+    def _read_chunk(self) -> bool:
+        data = self._lines.buffer[: self._chunk_left]
+        if not data and self._chunk_left:
+            return False
+        self._lines.buffer = self._lines.buffer[len(data) :]
+        self._chunk_left -= len(data)
+        complete = not self._chunk_left
+        if self._content_open:
+            self._take_content(data, last=complete and self._last_chunk)
+        if complete:
+            self._end_chunk()
+        return True
+
+    def _end_chunk(self) -> None:
+        if not self._content_open:
+            reply = self._verdict or replies.NEED_RCPT
+            self._verdict = None
+            self._enter(self._state_after_chunk)
+            self._error(reply)
+        elif self._last_chunk:
+            self._end_content()
+        else:
+            self._enter(self._state_after_chunk)
+            self._send(self._verdict or replies.chunk_ok(self._chunk_size))
+
+    def _take_content(self, data: bytes, *, last: bool) -> None:
+        """Converts and hands on a piece of content, unless the message has been given up already."""
+        self._size += len(data)
+        if self._size > self._limits.max_size:
+            self._verdict = self._verdict or replies.TOO_LARGE
+        if self._verdict:
+            return
+        content = self._line_ends.convert(data, last=last)
+        self._hops.scan(content)
+        if self._hops.hops > MAX_HOPS:
+            self._verdict = replies.TOO_MANY_HOPS
+        elif content:
+            self._actions.append(Content(content))
+
+    def _end_content(self) -> None:
+        if self._verdict:
+            self._actions.append(ABORT)
+            self._send(self._verdict)
+            self._forget()
+            self._enter(State.READY)
+            return
+        self._content_open = False
+        self._actions.append(Commit(self._open_envelope(), self._size))
