@@ -56,7 +56,11 @@ def setting_options(*, hidden: bool = False) -> Callable[[Any], Any]:
         options = []
         for name, setting in config.settings().items():
             default = config.default(name)
-            shown = "" if setting.read is bool or default in (None, ()) else f"  [default: {_shown(name, default)}]"
+            shown = (
+                ""
+                if setting.read is bool or default in (None, ()) or "Default:" in setting.help
+                else f"  [default: {_shown(name, default)}]"
+            )
             arguments: dict[str, Any] = {"help": setting.help + shown, "hidden": hidden, "default": None}
             if setting.read is bool:
                 arguments |= {"is_flag": True}

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from smtpmail.queue.policy import RetryPolicy
 from smtpmail.smtp.grammar import AddressSyntaxError, normal_domain
 
 DEFAULT_FILE = "/etc/smtpmail/smtpmail.toml"
@@ -127,6 +128,14 @@ def read_duration(text: str) -> float:
     return float(match[1]) * _SECONDS[match[2]]
 
 
+def read_durations(text: str) -> tuple[float, ...]:
+    """Several of these, between spaces or commas."""
+    durations = tuple(read_duration(word) for word in text.replace(",", " ").split())
+    if not durations:
+        raise ValueError("times are wanted, '1m 5m 1h' for example")
+    return durations
+
+
 def read_path(text: str) -> str:
     """A path."""
     if not text or "\0" in text:
@@ -234,6 +243,51 @@ class Config:
     no_network: bool = _setting(
         "--no-network", read=bool, default=False, group="Listeners", help="Loopback listener only."
     )
+    given_queue: str | None = _setting(
+        "--queue", metavar="DIR", read=read_path, group="Relay",
+        help="Folder of the mail waiting to be relayed. Default: SPOOL/.queue.",
+    )  # fmt: skip
+    resolver: tuple[Endpoint, ...] = _setting(
+        "--resolver", metavar="ADDR[:PORT]", read=read_address, repeatable=True, group="Relay",
+        help="DNS server; repeatable. Default: those of /etc/resolv.conf.",
+    )  # fmt: skip
+    smarthost: Endpoint | None = _setting(
+        "--smarthost", metavar="HOST[:PORT]", read=read_host, group="Relay",
+        help="Send everything there instead of to the MX: port 25, 587 (STARTTLS), or 465 (TLS at once).",
+    )  # fmt: skip
+    smarthost_auth: str | None = _setting(
+        "--smarthost-auth", metavar="FILE", read=read_path, group="Relay",
+        help="File with user:password for the smarthost; nobody but its owner may read it. "
+        "It is sent only over TLS with a certificate that verifies.",
+    )  # fmt: skip
+    retry_schedule: tuple[float, ...] = _setting(
+        "--retry-schedule", metavar="TIMES", read=read_durations, default=RetryPolicy().schedule, group="Relay",
+        help="Waits between attempts, the last one repeated: '1m 5m 10m 20m 40m 80m 2h' is the default.",
+    )  # fmt: skip
+    queue_lifetime: float = _setting(
+        "--queue-lifetime", metavar="TIME", read=read_duration, default=RetryPolicy().lifetime, group="Relay",
+        help="A message that could not be delivered for so long goes back to its sender. Default: 5d.",
+    )  # fmt: skip
+    delay_notice: float = _setting(
+        "--delay-notice", metavar="TIME", read=read_duration, default=RetryPolicy().delay_notice, group="Relay",
+        help="After so long the sender is told that a message is delayed. Default: 4h.",
+    )  # fmt: skip
+    connect_timeout: float = _setting(
+        "--connect-timeout", metavar="SECONDS", read=read_duration, default=15.0, group="Relay",
+        help="Patience with another server's connection.",
+    )  # fmt: skip
+    reply_timeout: float = _setting(
+        "--reply-timeout", metavar="SECONDS", read=read_duration, default=300.0, group="Relay",
+        help="Patience with another server's replies.",
+    )  # fmt: skip
+    max_deliveries: int = _setting(
+        "--max-deliveries", metavar="N", read=read_count, default=100, group="Relay",
+        help="Connections to other servers at a time.",
+    )  # fmt: skip
+    max_deliveries_per_destination: int = _setting(
+        "--max-deliveries-per-destination", metavar="N", read=read_count, default=10, group="Relay",
+        help="The same, to one destination.",
+    )  # fmt: skip
     tls_cert: str | None = _setting(
         "--tls-cert", metavar="FILE", read=read_path, group="TLS",
         help="Certificate chain (PEM); with it STARTTLS is offered.",
@@ -282,6 +336,16 @@ class Config:
         return self.suffix or (full_hostname(),)
 
     @property
+    def queue(self) -> str:
+        """The folder of the queue."""
+        return self.given_queue or os.path.join(self.spool, ".queue")
+
+    @property
+    def retry_policy(self) -> RetryPolicy:
+        """When mail is tried again, and for how long."""
+        return RetryPolicy(self.retry_schedule, self.queue_lifetime, self.delay_notice)
+
+    @property
     def log_format(self) -> str:
         """json or console."""
         return self.given_log_format or ("console" if os.isatty(2) else "json")
@@ -292,7 +356,26 @@ class Config:
             raise ConfigError("--tls-key: there is no certificate: give --tls-cert too")
         if self.tls_cert:
             self.tls_context()
-        check_folder(self.spool, "--spool")
+        if self.smarthost_auth:
+            if not self.smarthost:
+                raise ConfigError("--smarthost-auth: there is no smarthost: give --smarthost too")
+            self.read_smarthost_auth()
+        check_folder(self.spool, "--spool", 0o755)
+        check_folder(self.queue, "--queue", 0o700)
+
+    def read_smarthost_auth(self) -> tuple[str, str]:
+        """User and password for the smarthost. Raises ConfigError."""
+        path = self.smarthost_auth or ""
+        try:
+            with open(path, encoding="utf-8") as file:
+                if os.fstat(file.fileno()).st_mode & 0o077:
+                    raise ConfigError(f"--smarthost-auth: others can read {path}; chmod 600 it")
+                user, colon, password = file.readline().rstrip("\r\n").partition(":")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"--smarthost-auth: cannot read {path}: {error}") from None
+        if not user or not colon or not password:
+            raise ConfigError(f"--smarthost-auth: user:password is wanted in the first line of {path}")
+        return user, password
 
     def tls_context(self) -> ssl.SSLContext:
         """The TLS of the listeners, from the files as they are now. Raises ConfigError."""
@@ -366,10 +449,10 @@ def read_file(path: str) -> dict[str, Any]:
     return values
 
 
-def check_folder(path: str, option: str) -> None:
+def check_folder(path: str, option: str, mode: int) -> None:
     """A folder that is there, or can be made, and can be written to. Raises ConfigError."""
     try:
-        os.makedirs(path, 0o755, exist_ok=True)
+        os.makedirs(path, mode, exist_ok=True)
     except FileExistsError:
         raise ConfigError(f"{option}: {path} is not a folder") from None
     except OSError as error:

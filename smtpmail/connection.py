@@ -81,7 +81,7 @@ class Connection:
             reason = "internal error"
             log.exception("session.error", client=self._client.name)
             with contextlib.suppress(OSError):
-                self._sock.sendall(replies.INTERNAL_ERROR.encode())
+                self._sock.sendall(replies.INTERNAL_ERROR.wire)
         finally:
             self._drop_message()
             self._sock.close()

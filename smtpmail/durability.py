@@ -14,6 +14,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -90,17 +91,13 @@ def start_writing(fd: int) -> None:
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-class FileSystem:
+class _FileSystem:
     """The file system that holds a folder: makes groups of its files durable."""
 
     def __init__(self, path: str) -> None:
         self._device = os.stat(path).st_dev
         self._syncfs = _syncfs_works(path)
-        self._group = GroupCommit(self._sync_batch)
-
-    def sync(self, fds: Sequence[int]) -> None:
-        """Returns when data and inodes of the open files are on disk; raises OSError when one could not be written."""
-        self._group.run(fds)
+        self.group = GroupCommit(self._sync_batch)
 
     def _sync_batch(self, batch: Sequence[Sequence[int]]) -> list[BaseException | None]:
         # One alone does not wait for what other programs have written to the same disk.
@@ -112,6 +109,19 @@ class FileSystem:
         ):
             return [None] * len(batch)
         return [_sync_each(fds) for fds in batch]
+
+
+@cache
+def _file_system(path: str) -> _FileSystem:
+    return _FileSystem(path)
+
+
+def sync(folder: str, fds: Sequence[int]) -> None:
+    """Returns when data and inodes of the open files are on disk; raises OSError when one could not be written.
+
+    `folder` is where they all belong, the spool or the queue: what is synced for it at one moment is synced together.
+    """
+    _file_system(folder).group.run(fds)
 
 
 def _sync_each(fds: Sequence[int]) -> OSError | None:

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import time
 from dataclasses import dataclass, field
 from email.utils import formatdate
-from random import SystemRandom
+from functools import lru_cache
+from random import Random
 
 from smtpmail.smtp.grammar import Address, literal
 
-_random = SystemRandom()
+_random = Random()  # seeded by the system, again in each process
+os.register_at_fork(after_in_child=_random.seed)
 
 
 def new_id() -> str:
     """A name for a message: unique over processes and hosts, sorted by time when sorted as text."""
     return f"{time.time_ns() // 1000:014x}{_random.getrandbits(20):05x}"
+
+
+@lru_cache(maxsize=4)
+def _date(second: int) -> str:
+    """The date-time of RFC 5322 3.3 in local time."""
+    return formatdate(second, localtime=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +79,7 @@ class Envelope:
     """7BIT or 8BITMIME (RFC 6152), None when not given."""
     smtputf8: bool = False
     requiretls: bool = False
+    """Only over verified TLS, at every hop (RFC 8689)."""
     ret: str | None = None
     """FULL or HDRS (RFC 3461 4.3)."""
     envid: str | None = None
@@ -104,7 +114,7 @@ class Envelope:
         return (
             f"Received: from {self.helo} ({literal(address)})\n"
             f"\tby {hostname} with {self.protocol()}{tls} id {self.id}{only};\n"
-            f"\t{formatdate(now, localtime=True)}\n"
+            f"\t{_date(int(now))}\n"
         )
 
     def delivery_header(self, recipient: Recipient) -> str:

@@ -1,19 +1,27 @@
-"""Where the server takes responsibility for a message: local recipients' copies go into their mailboxes.
+"""Where the server takes responsibility for a message: into mailboxes for local recipients, into the queue for others.
 
-The 250 that `commit` returns is given only when everything is on disk (RFC 5321 4.2.5, 6.1).
+The 250 that `commit` returns is given only when everything is on disk (RFC 5321 4.2.5, 6.1), for all or for none.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import re
 import time
+from collections.abc import Callable
 
-from smtpmail.content import Content
+from smtpmail.bouncer import Bouncer
+from smtpmail.delivery.dsn import header_of
+from smtpmail.durability import sync
 from smtpmail.envelope import Envelope
 from smtpmail.log import log
-from smtpmail.mailbox import Copy, MailboxBusy, Spool
+from smtpmail.mailbox import Copy, MailboxBusy, Spool, SpoolDraft
+from smtpmail.queue.store import Item, QueueDraft, QueueStore, item_of
 from smtpmail.smtp import replies
 from smtpmail.smtp.replies import Reply
+
+_MESSAGE_ID = re.compile(rb"^message-id:\s*(<[^<>\s]{1,250}>)", re.IGNORECASE | re.MULTILINE)
 
 
 def reply_to(error: OSError) -> Reply:
@@ -25,27 +33,92 @@ def reply_to(error: OSError) -> Reply:
     return replies.STORAGE_ERROR
 
 
+class Intake:
+    """Begins messages; one for the whole server. `announce` tells of a new queued message."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        store: QueueStore,
+        bouncer: Bouncer,
+        hostname: str,
+        announce: Callable[[Item], None],
+    ) -> None:
+        self.spool = spool
+        self.store = store
+        self.bouncer = bouncer
+        self.hostname = hostname
+        self.announce = announce
+
+    def begin(self, envelope: Envelope) -> Incoming:
+        """A message whose content follows. Raises OSError."""
+        return Incoming(envelope, self)
+
+
 class Incoming:
     """One message on its way in."""
 
-    def __init__(self, envelope: Envelope, spool: Spool, hostname: str) -> None:
+    def __init__(self, envelope: Envelope, intake: Intake) -> None:
         self._envelope = envelope
-        self._spool = spool
-        received = envelope.received(hostname, time.time()).encode()
-        self._copies = [Copy(r.user, envelope.delivery_header(r).encode() + received) for r in envelope.local if r.user]
-        self._content: Content = spool.content(self._copies[0])
+        self._intake = intake
+        self._arrived = time.time()
+        self._received = envelope.received(intake.hostname, self._arrived).encode()
+        self._copies = [
+            Copy(r.user, envelope.delivery_header(r).encode() + self._received) for r in envelope.local if r.user
+        ]
+        self._content = intake.spool.content(self._copies[0]) if self._copies else intake.store.content()
+        self._head = b""
+        self._eightbit = False
 
     def write(self, data: bytes) -> None:
         """Takes the next piece of the content. Raises OSError."""
+        if not self._head:
+            self._head = header_of(data[:65536])
+        self._eightbit = self._eightbit or not data.isascii()
         self._content.write(data)
 
     def commit(self, size: int) -> Reply:
         """Makes the message durable and answers for it; `size` counts octets as received."""
         envelope = self._envelope
+        local: SpoolDraft | None = None
+        queued: QueueDraft | None = None
+        intake = self._intake
         try:
-            stored = self._spool.deliver(self._content, self._copies)
+            if self._copies:
+                local = intake.spool.prepare(self._content, self._copies)
+                sync(intake.spool.path, local.fds)
+            if envelope.remote:
+                queued = intake.store.prepare(self._content, self._item(size), self._received)
+                sync(intake.store.path, queued.fds)
+                queued.place()
+            if local is not None:
+                local.place()
         except OSError as error:
+            # The queue's runner has not heard of it yet.
+            if queued is not None:
+                with contextlib.suppress(OSError):
+                    queued.withdraw()
             return self.failed(error)
+        finally:
+            for draft in (local, queued):
+                if draft is not None:
+                    draft.close()
+        self._tell(size, local, queued)
+        return replies.queued(envelope.id)
+
+    def _item(self, size: int) -> Item:
+        return item_of(
+            self._envelope,
+            size + len(self._received) + self._received.count(b"\n"),
+            eightbit=self._eightbit,
+            utf8_header=not self._head.isascii(),
+            now=self._arrived,
+        )
+
+    def _tell(self, size: int, local: SpoolDraft | None, queued: QueueDraft | None) -> None:
+        """The log; the queue's runner; senders who asked to be told of a delivery."""
+        envelope = self._envelope
+        message_id = _MESSAGE_ID.search(self._head)
         log.info(
             "message.received",
             id=envelope.id,
@@ -56,10 +129,18 @@ class Incoming:
             listener=envelope.client.listener,
             helo=envelope.helo,
             tls=envelope.tls,
+            message_id=message_id[1].decode("utf-8", "replace") if message_id else None,
         )
-        for place in stored:
+        for place in local.stored if local is not None else ():
             log.info("message.stored", id=envelope.id, user=place.user, number=place.number)
-        return replies.queued(envelope.id)
+        if queued is not None:
+            log.info("message.queued", id=envelope.id, recipients=[r.address for r in queued.item.recipients])
+            self._intake.announce(queued.item)
+        if any(r.notify for r in envelope.local):
+            try:
+                self._intake.bouncer.success(envelope, envelope.local, self._head)
+            except OSError as error:
+                log.error("bounce.failed", id=envelope.id, error=str(error))
 
     def failed(self, error: OSError) -> Reply:
         """Logs that the message could not be stored; returns the reply for the client."""
@@ -70,15 +151,3 @@ class Incoming:
     def close(self) -> None:
         """Frees what the message held; without a commit it is gone."""
         self._content.close()
-
-
-class Intake:
-    """Begins messages; one for the whole server."""
-
-    def __init__(self, spool: Spool, hostname: str) -> None:
-        self._spool = spool
-        self._hostname = hostname
-
-    def begin(self, envelope: Envelope) -> Incoming:
-        """A message whose content follows. Raises OSError."""
-        return Incoming(envelope, self._spool, self._hostname)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import queue
 import socket
 import threading
@@ -12,6 +13,7 @@ from collections.abc import Callable
 
 from smtpmail.envelope import Client
 from smtpmail.log import log
+from smtpmail.network import IPAddress
 from smtpmail.smtp import replies
 from smtpmail.smtp.replies import Reply
 
@@ -116,6 +118,12 @@ class Listener:
         host, port = self._sock.getsockname()[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
+    def receives(self, address: IPAddress, port: int) -> bool:
+        """Whether a connection to this address of the host comes in here."""
+        host, own_port = self._sock.getsockname()[:2]
+        bound = ipaddress.ip_address(host.partition("%")[0])
+        return port == own_port and bound.version == address.version and (bound.is_unspecified or bound == address)
+
     def start(self) -> None:
         self._thread.start()
 
@@ -163,7 +171,7 @@ class Listener:
     def _turn_away(sock: socket.socket, client: Client, reply: Reply) -> None:
         log.warning("session.refused", client=client.name, listener=client.listener, reply=str(reply))
         with contextlib.suppress(OSError):
-            sock.send(reply.encode(), socket.MSG_DONTWAIT)
+            sock.send(reply.wire, socket.MSG_DONTWAIT)
             sock.shutdown(socket.SHUT_WR)
         sock.close()
 

@@ -53,8 +53,8 @@ def configure(log_format: str, level: str) -> None:
         processors=[structlog.processors.add_log_level, structlog.processors.format_exc_info, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda *args: _StandardError(),
-        cache_logger_on_first_use=True,
     )
+    log.use(structlog.get_logger())
 
 
 def _escape(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -65,4 +65,20 @@ def _escape(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[
     return event
 
 
-log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+class _Log:
+    """The functions of the bound logger: made once by `configure`, not again for each event."""
+
+    def __init__(self) -> None:
+        self.use(structlog.get_logger())
+
+    def use(self, logger: Any) -> None:
+        """Takes the functions of a configured logger."""
+        bound = logger.bind()
+        self.debug = bound.debug
+        self.info = bound.info
+        self.warning = bound.warning
+        self.error = bound.error
+        self.exception = bound.exception
+
+
+log = _Log()

@@ -1,6 +1,6 @@
 """The spool on disk: SPOOL/user/1, 2, 3, ... each with its `.status`, and `.lock`, which lockf() locks.
 
-Promises: a reader sees a message only when it and its status are whole; `deliver` returns when message, status and
+Promises: a reader sees a message only when it and its status are whole; `place` returns when message, status and
 names are on disk; any number of threads, processes and hosts deliver into one mailbox at once; the cost of a delivery
 does not grow with the mailbox. See docs/formats.md.
 """
@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from smtpmail.content import Content
-from smtpmail.durability import FileSystem, GroupCommit, NewFile, clear_scratch, open_folder, sync_folder
+from smtpmail.durability import GroupCommit, NewFile, clear_scratch, open_folder, sync_folder
 
 LOCK = ".lock"
 SCRATCH = ".new"
@@ -194,13 +194,57 @@ def _exists(name: str, folder: int) -> bool:
     return os.access(name, os.F_OK, dir_fd=folder, follow_symlinks=False)
 
 
+class SpoolDraft:
+    """One message for one or more mailboxes, on disk but not yet in them."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[Mailbox, str, _Draft]] = []
+
+    def add(self, box: Mailbox, user: str, draft: _Draft) -> None:
+        """One copy more."""
+        self._parts.append((box, user, draft))
+
+    @property
+    def fds(self) -> list[int]:
+        """What has to be synced before `place`."""
+        return [f.fd for _, _, draft in self._parts for f in (draft.status, draft.message)]
+
+    @property
+    def stored(self) -> list[Stored]:
+        """Where the copies lie after `place`."""
+        return [Stored(user, draft.number) for _, user, draft in self._parts]
+
+    def place(self) -> None:
+        """Puts all copies into their mailboxes, or none; returns when they are there for good.
+
+        Raises OSError, MailboxBusy among them.
+        """
+        try:
+            for box, _, draft in self._parts:
+                box.place(draft)
+        except BaseException:
+            self.withdraw()
+            raise
+
+    def withdraw(self) -> None:
+        """Takes the copies out again as far as they are in."""
+        for box, _, draft in self._parts:
+            with contextlib.suppress(OSError):
+                box.withdraw(draft)
+
+    def close(self) -> None:
+        """Closes the files; what was not placed is gone."""
+        for _, _, draft in self._parts:
+            draft.message.close()
+            draft.status.close()
+
+
 class Spool:
     """All mailboxes."""
 
     def __init__(self, path: str) -> None:
         self.path = os.path.abspath(path)
         self._scratch = os.path.join(self.path, SCRATCH)
-        self._file_system = FileSystem(self.path)
         self._mutex = threading.Lock()
         self._mailboxes: weakref.WeakValueDictionary[str, Mailbox] = weakref.WeakValueDictionary()
 
@@ -218,27 +262,18 @@ class Spool:
         mailbox.create()
         return Content(mailbox.path, self._scratch, first.header)
 
-    def deliver(self, content: Content, copies: Sequence[Copy]) -> list[Stored]:
-        """Stores all copies, or none: returns when they are on disk. Raises OSError, MailboxBusy among them."""
-        drafts: list[_Draft] = []
-        boxes = [self.mailbox(copy.user) for copy in copies]
+    def prepare(self, content: Content, copies: Sequence[Copy]) -> SpoolDraft:
+        """Writes all copies, not yet in the mailboxes. Raises OSError."""
+        draft = SpoolDraft()
         try:
-            for box, copy in zip(boxes, copies, strict=True):
+            for copy in copies:
+                box = self.mailbox(copy.user)
                 box.create()
-                drafts.append(self._draft(box.path, content, copy.header))
-            self._file_system.sync([f.fd for d in drafts for f in (d.status, d.message)])
-            for box, draft in zip(boxes, drafts, strict=True):
-                box.place(draft)
+                draft.add(box, copy.user, self._draft(box.path, content, copy.header))
         except BaseException:
-            for box, draft in zip(boxes, drafts, strict=False):
-                with contextlib.suppress(OSError):
-                    box.withdraw(draft)
+            draft.close()
             raise
-        finally:
-            for draft in drafts:
-                draft.message.close()
-                draft.status.close()
-        return [Stored(copy.user, draft.number) for copy, draft in zip(copies, drafts, strict=True)]
+        return draft
 
     def _draft(self, folder: str, content: Content, header: bytes) -> _Draft:
         status = NewFile(folder, self._scratch)

@@ -151,7 +151,7 @@ class Router:
         except AddressSyntaxError:
             return Refused(replies.BAD_RECIPIENT_SYNTAX)
         if not local:
-            return Refused(replies.RELAY_NOT_READY if self._may_relay else replies.RELAY_DENIED)
+            return Remote() if self._may_relay else Refused(replies.RELAY_DENIED)
         user = user_of(address.local)
         if user is None:
             return Refused(replies.NO_SUCH_USER)

@@ -12,17 +12,24 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 
 from smtpmail import __version__, systemd
+from smtpmail.bouncer import Bouncer
 from smtpmail.config import Config, ConfigError, Endpoint
 from smtpmail.connection import Connection, set_timeouts
+from smtpmail.delivery.client import Credentials, Timeouts
+from smtpmail.delivery.courier import Courier
+from smtpmail.delivery.resolver import Resolver
 from smtpmail.envelope import Client
 from smtpmail.intake import Intake
 from smtpmail.listener import STACK_SIZE, Admission, Listener, Workers
 from smtpmail.log import log
 from smtpmail.mailbox import Spool
-from smtpmail.network import is_own_address
+from smtpmail.network import IPAddress, is_own_address
+from smtpmail.queue.runner import Runner
+from smtpmail.queue.store import Item, QueueStore
 from smtpmail.routing import Router, Users, UsersUnreadable
 from smtpmail.smtp.session import Limits, Session
 
@@ -38,12 +45,22 @@ class Server:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._spool = Spool(config.spool)
-        self._intake = Intake(self._spool, config.hostname)
+        self._store = QueueStore(config.queue)
         self._users = Users(config.users, self._users_changed)
         self._routers = {
             kind: Router(config.domains, self._users, may_relay=kind == "loopback", is_own_address=is_own_address)
             for kind in ("loopback", "network")
         }
+        bouncer = Bouncer(self._spool, self._store, self._routers["loopback"].route, config.hostname, self._announce)
+        self._intake = Intake(self._spool, self._store, bouncer, config.hostname, self._announce)
+        self._runner = Runner(
+            self._store,
+            courier(config, self._receives),
+            bouncer,
+            config.retry_policy,
+            max_workers=config.max_deliveries,
+            max_per_destination=config.max_deliveries_per_destination,
+        )
         self._limits = Limits(config.max_size, config.max_recipients)
         self._tls = config.tls_context() if config.tls_cert else None
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -59,7 +76,7 @@ class Server:
         threading.stack_size(STACK_SIZE)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._signalled)
-        removed = self._spool.repair()
+        removed = self._spool.repair() + self._store.repair()
         if removed:
             log.info("spool.repaired", removed=removed)
         if self._config.users is None:
@@ -71,6 +88,7 @@ class Server:
         # What is there now stays: the collector need not look at it again and again.
         gc.collect()
         gc.freeze()
+        self._runner.start(self._store.listen())
         for listener in self._listeners:
             listener.start()
         log.info(
@@ -132,6 +150,7 @@ class Server:
                 # A second signal: whatever was answered with 250 is on disk.
                 log.info("server.stopped", sessions_cut=len(self._open_connections()))
                 os._exit(0)
+        self._runner.stop(max(1.0, self._stop_at - time.monotonic()))
         log.info("server.stopped", sessions_cut=len(self._open_connections()))
 
     def _open_connections(self) -> list[Connection]:
@@ -143,6 +162,15 @@ class Server:
             self._users.reload()
         except UsersUnreadable as error:
             log.error("users.unreadable", error=str(error), hint="recipients get 451 until the file can be read")
+
+    # -- the queue
+
+    def _announce(self, item: Item) -> None:
+        self._runner.submit(item)
+
+    def _receives(self, address: IPAddress, port: int) -> bool:
+        """Whether a connection to this address and port would reach one of our own listeners."""
+        return any(listener.receives(address, port) for listener in self._listeners) and is_own_address(address)
 
     # -- clients
 
@@ -173,6 +201,21 @@ class Server:
         log.info("users.read", count=count)
         for complaint in complaints:
             log.warning("users.line_ignored", complaint=complaint)
+
+
+def courier(config: Config, receives: Callable[[IPAddress, int], bool]) -> Courier:
+    """The way out that the settings describe."""
+
+    def credentials() -> Credentials | None:
+        return Credentials(*config.read_smarthost_auth()) if config.smarthost_auth else None
+
+    return Courier(
+        Resolver(config.resolver, config.hostname, receives),
+        config.hostname,
+        Timeouts(config.connect_timeout, config.reply_timeout),
+        config.smarthost,
+        credentials,
+    )
 
 
 # -- sockets

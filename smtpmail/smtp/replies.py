@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Reply:
     """A reply of one line (RFC 5321 4.2); `enhanced` is empty where RFC 2034 wants none."""
 
@@ -13,14 +14,13 @@ class Reply:
     enhanced: str
     text: str
 
-    def encode(self) -> bytes:
+    @cached_property
+    def wire(self) -> bytes:
         """The line as it goes over the wire."""
-        if self.enhanced:
-            return f"{self.code} {self.enhanced} {self.text}\r\n".encode()
-        return f"{self.code} {self.text}\r\n".encode()
+        return f"{self}\r\n".encode()
 
     def __str__(self) -> str:
-        return self.encode().decode().rstrip()
+        return f"{self.code} {self.enhanced} {self.text}" if self.enhanced else f"{self.code} {self.text}"
 
     @property
     def accepted(self) -> bool:
@@ -109,7 +109,6 @@ NEED_SMTPUTF8 = Reply(553, "5.6.7", "Address is not ASCII: SMTPUTF8 is needed in
 NO_SUCH_USER = Reply(550, "5.1.1", "No such user here")
 RELAY_DENIED = Reply(550, "5.7.1", "Relaying denied: this listener takes mail for local users only")
 USERS_UNREADABLE = Reply(451, "4.3.0", "The list of users cannot be read now, try again later")
-RELAY_NOT_READY = Reply(451, "4.3.0", "Mail to other servers cannot be taken now, try again later")
 TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "Too many recipients: send the rest in another transaction")
 
 # Messages

@@ -152,7 +152,7 @@ class Session:
         self._offer_tls = offer_tls
         self._tls: str | None = None
         self._lines = LineReader()
-        self._output: list[bytes] = [replies.greeting(hostname).encode()]
+        self._output: list[bytes] = [replies.greeting(hostname).wire]
         self._actions: list[Action] = []
         self._helo = ""
         self._esmtp = False
@@ -263,7 +263,7 @@ class Session:
         self._actions.append(CLOSE)
 
     def _send(self, reply: Reply) -> None:
-        self._output.append(reply.encode())
+        self._output.append(reply.wire)
 
     def _open_envelope(self) -> Envelope:
         assert self._envelope is not None
@@ -354,7 +354,9 @@ class Session:
             f"LIMITS RCPTMAX={self._limits.max_recipients}",
             "HELP",
         ]
-        if self._offer_tls and not self._tls:
+        if self._tls:
+            lines.insert(-1, "REQUIRETLS")
+        elif self._offer_tls:
             lines.insert(-1, "STARTTLS")
         return lines
 
@@ -425,6 +427,10 @@ class Session:
                     if value is not None:
                         raise Refusal(replies.bad_parameter(name, "it takes no value"))
                     envelope.smtputf8 = True
+                case "REQUIRETLS" if envelope.tls:
+                    if value is not None:
+                        raise Refusal(replies.bad_parameter(name, "it takes no value"))
+                    envelope.requiretls = True
                 case "RET":
                     envelope.ret = (value or "").upper()
                     if envelope.ret not in ("FULL", "HDRS"):

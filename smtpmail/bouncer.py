@@ -1,0 +1,126 @@
+"""Sends delivery status notifications: into the mailbox of a local sender, through the queue to any other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from email.utils import formatdate
+
+from smtpmail.content import Content
+from smtpmail.delivery import dsn
+from smtpmail.delivery.dsn import Fate, Kind, Original
+from smtpmail.durability import sync
+from smtpmail.envelope import Envelope, Recipient, new_id
+from smtpmail.log import log
+from smtpmail.mailbox import Copy, Spool
+from smtpmail.queue.store import Item, QueuedRecipient, QueueStore
+from smtpmail.routing import Local, Refused, Route
+from smtpmail.smtp.grammar import Address, AddressSyntaxError, parse_address
+
+
+class Bouncer:
+    """`route` is that of the loopback listener: a notification may leave. `announce` tells of a new queued message."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        store: QueueStore,
+        route: Callable[[Address], Route],
+        hostname: str,
+        announce: Callable[[Item], None],
+    ) -> None:
+        self._spool = spool
+        self._store = store
+        self._route = route
+        self._hostname = hostname
+        self._announce = announce
+
+    def send(
+        self, kind: Kind, original: Original, fates: Sequence[Fate], *, requiretls: bool, until: float = 0.0
+    ) -> None:
+        """Tells the sender; returns when the notification is on disk. Raises OSError.
+
+        Nobody is told of a bounce (RFC 5321 4.5.5), or when the sender's address can take no mail here.
+        """
+        if not original.sender or not fates:
+            return
+        try:
+            address = parse_address(original.sender)
+            route = self._route(address)
+        except AddressSyntaxError:
+            return
+        id_ = new_id()
+        if isinstance(route, Refused):
+            log.warning("bounce.dropped", id=id_, of=original.id, recipient=original.sender, reply=str(route.reply))
+            return
+        text = dsn.build(kind, original, fates, self._hostname, time.time(), until)
+        if isinstance(route, Local):
+            self._store_locally(text, address, route.user, id_)
+        else:
+            self._enqueue(text, original, id_, requiretls=requiretls)
+        log.info(
+            "bounce.queued",
+            id=id_,
+            of=original.id,
+            kind=kind.value.lower(),
+            recipient=original.sender,
+            about=[fate.recipient for fate in fates],
+        )
+
+    def success(self, envelope: Envelope, recipients: Sequence[Recipient], message: bytes) -> None:
+        """Tells of delivery into mailboxes where NOTIFY asked for it (RFC 3461 5.2.3). Raises OSError."""
+        fates = [
+            Fate(str(r.address), r.orcpt, "2.0.0", "delivered")
+            for r in recipients
+            if dsn.wanted(Kind.SUCCESS, r.notify)
+        ]
+        sender = str(envelope.sender)
+        original = Original(envelope.id, sender, time.time(), envelope.envid, full=False, text=message)
+        self.send(Kind.SUCCESS, original, fates, requiretls=envelope.requiretls)
+
+    def _store_locally(self, text: bytes, address: Address, user: str, id_: str) -> None:
+        header = f"Return-Path: <>\nDelivered-To: {address}\n{self._received(id_)}".encode()
+        copy = Copy(user, header)
+        content = self._spool.content(copy)
+        try:
+            content.write(text)
+            draft = self._spool.prepare(content, [copy])
+            try:
+                sync(self._spool.path, draft.fds)
+                draft.place()
+            finally:
+                draft.close()
+        finally:
+            content.close()
+        for stored in draft.stored:
+            log.info("message.stored", id=id_, user=stored.user, number=stored.number)
+
+    def _enqueue(self, text: bytes, original: Original, id_: str, *, requiretls: bool) -> None:
+        header = self._received(id_).encode()
+        item = Item(
+            id_,
+            time.time(),
+            "",
+            [QueuedRecipient(original.sender, ("NEVER",))],
+            size=len(header) + len(text) + header.count(b"\n") + text.count(b"\n"),
+            eightbit=not text.isascii(),
+            smtputf8=not original.sender.isascii(),
+            requiretls=requiretls,
+            bounce_of=original.id,
+        )
+        content: Content = self._store.content()
+        try:
+            content.write(text)
+            draft = self._store.prepare(content, item, header)
+            try:
+                sync(self._store.path, draft.fds)
+                draft.place()
+            finally:
+                draft.close()
+        finally:
+            content.close()
+        log.info("message.queued", id=id_, recipients=[original.sender])
+        self._announce(item)
+
+    def _received(self, id_: str) -> str:
+        return f"Received: by {self._hostname} id {id_};\n\t{formatdate(time.time(), localtime=True)}\n"

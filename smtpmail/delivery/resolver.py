@@ -1,0 +1,168 @@
+"""Where mail for a domain goes: its MX hosts and their addresses, in the order to be tried (RFC 5321 5.1)."""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import dns.exception
+import dns.name
+import dns.nameserver
+import dns.rdatatype
+import dns.resolver
+
+from smtpmail.config import Endpoint
+from smtpmail.network import IPAddress
+from smtpmail.smtp.grammar import AddressSyntaxError, normal_domain, parse_literal
+
+SMTP_PORT = 25
+
+QUERY_SECONDS = 3.0
+"""Patience with one DNS server for one question, ..."""
+
+LOOKUP_SECONDS = 12.0
+"""... and with all of them."""
+
+CACHE_ENTRIES = 5000
+
+
+class RoutingError(Exception):
+    """No way to a domain: `permanent`, or worth another try; `status` is the enhanced status code (RFC 3463)."""
+
+    def __init__(self, permanent: bool, status: str, text: str) -> None:
+        super().__init__(text)
+        self.permanent = permanent
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One address of one host that takes mail for a domain."""
+
+    host: str
+    """The name of the MX; a literal for an address given as such."""
+    address: str
+    port: int = SMTP_PORT
+
+
+class Resolver:
+    """Asks DNS; answers are kept for their TTL."""
+
+    def __init__(
+        self,
+        servers: Sequence[Endpoint],
+        hostname: str,
+        receives: Callable[[IPAddress, int], bool],
+    ) -> None:
+        """`servers`: none means those of /etc/resolv.conf. `receives` tells whether an address and port is ours."""
+        self._servers = servers
+        self._hostname = hostname
+        self._receives = receives
+        self._lock = threading.Lock()
+        self._dns: dns.resolver.Resolver | None = None
+
+    def targets(self, domain: str) -> list[Target]:
+        """All addresses of all hosts that take mail for `domain` (a name or a [literal]), in the order to be tried.
+
+        Raises RoutingError: no such domain 5.1.2, it takes no mail 5.1.10 (RFC 7505), it is we ourselves 5.4.6,
+        its hosts don't exist 5.4.4, DNS does not answer 4.4.3.
+        """
+        if domain.startswith("["):
+            return self._literal(domain)
+        try:
+            domain = normal_domain(domain)
+        except AddressSyntaxError as error:
+            raise RoutingError(True, "5.1.2", str(error)) from None
+        exchanges = self._exchanges(domain)
+        targets: list[Target] = []
+        last_resort: list[Target] = []
+        temporary: RoutingError | None = None
+        for _, host in exchanges:
+            if host == self._hostname:
+                break  # this host and those behind it send to us (RFC 5321 5.1)
+            try:
+                addresses, alias = self.addresses(host)
+            except RoutingError as error:
+                temporary = temporary if error.permanent else error
+                continue
+            if any(self._receives(ipaddress.ip_address(a), SMTP_PORT) for a in addresses):
+                break
+            (last_resort if alias else targets).extend(Target(host, a) for a in addresses)
+        else:
+            if not targets and not last_resort:
+                raise temporary or RoutingError(True, "5.4.4", f"no host that takes mail for {domain} has an address")
+            # An MX that is an alias breaks RFC 2181 10.3: only where there is no better one.
+            return targets or last_resort
+        if targets or last_resort:
+            return targets or last_resort
+        raise temporary or RoutingError(
+            True, "5.4.6", f"mail for {domain} loops back to this host, which does not serve it"
+        )
+
+    def addresses(self, host: str) -> tuple[list[str], bool]:
+        """The IPv6 and IPv4 addresses of a host, and whether its name is an alias. Raises RoutingError."""
+        found: list[str] = []
+        alias = False
+        failure: RoutingError | None = None
+        for kind in (dns.rdatatype.AAAA, dns.rdatatype.A):
+            try:
+                answer = self._ask(host, kind)
+            except RoutingError as error:
+                failure = error if failure is None or not error.permanent else failure
+                continue
+            alias = alias or answer.canonical_name != dns.name.from_text(host)
+            found += [str(record.address) for record in answer]
+        if not found:
+            raise failure or RoutingError(True, "5.4.4", f"{host} has no address")
+        return found, alias
+
+    def _literal(self, domain: str) -> list[Target]:
+        try:
+            address = parse_literal(domain)
+        except AddressSyntaxError as error:
+            raise RoutingError(True, "5.1.2", str(error)) from None
+        if self._receives(address, SMTP_PORT):
+            raise RoutingError(True, "5.4.6", f"{domain} is this host, which does not serve it")
+        return [Target(domain, str(address))]
+
+    def _exchanges(self, domain: str) -> list[tuple[int, str]]:
+        """(preference, host), random among equals; without MX the domain itself (RFC 5321 5.1)."""
+        try:
+            answer = self._ask(domain, dns.rdatatype.MX)
+        except RoutingError as error:
+            if error.status == "5.4.4":  # the name exists, but has no MX
+                return [(0, domain)]
+            raise
+        records = [(r.preference, r.exchange.to_text(omit_final_dot=True).lower()) for r in answer]
+        if any(host in ("", ".") for _, host in records):
+            if len(records) == 1:
+                raise RoutingError(True, "5.1.10", f"{domain} takes no mail (null MX)")
+            records = [(preference, host) for preference, host in records if host not in ("", ".")]
+        random.shuffle(records)
+        return sorted(records, key=lambda record: record[0])
+
+    def _ask(self, name: str, kind: dns.rdatatype.RdataType) -> dns.resolver.Answer:
+        try:
+            return self._resolver().resolve(
+                dns.name.from_text(name), kind, lifetime=LOOKUP_SECONDS, search=False, raise_on_no_answer=True
+            )
+        except dns.resolver.NXDOMAIN:
+            raise RoutingError(True, "5.1.2", f"the domain {name} does not exist") from None
+        except dns.resolver.NoAnswer:
+            raise RoutingError(True, "5.4.4", f"{name} has no {dns.rdatatype.to_text(kind)} record") from None
+        except (dns.exception.DNSException, OSError, ValueError) as error:
+            text = " ".join(str(error).split())
+            raise RoutingError(False, "4.4.3", f"DNS does not answer for {name}: {text}") from None
+
+    def _resolver(self) -> dns.resolver.Resolver:
+        with self._lock:
+            if self._dns is None:
+                self._dns = dns.resolver.Resolver(configure=not self._servers)
+                self._dns.cache = dns.resolver.LRUCache(CACHE_ENTRIES)
+                self._dns.timeout = QUERY_SECONDS
+                if self._servers:
+                    self._dns.nameservers = [dns.nameserver.Do53Nameserver(s.host, s.port or 53) for s in self._servers]
+            return self._dns
