@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -133,8 +133,16 @@ def serve(settings: Config) -> None:
     Server(settings).run()
 
 
+def add_commands() -> None:
+    """Puts the sub-commands in their place; they use this module, so they come after it."""
+    from smtpmail.admin.queue import queue  # noqa: PLC0415
+
+    cli.add_command(queue)
+
+
 def main() -> None:
     """The program. A wrong setting is one line on standard error and exit status 2."""
+    add_commands()
     try:
         status = cli.main(standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
@@ -149,7 +157,7 @@ def main() -> None:
         sys.exit(130)
 
 
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
     """One line for people, and exit status 2."""
     print(f"smtpmail: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)

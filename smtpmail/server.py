@@ -51,12 +51,12 @@ class Server:
             kind: Router(config.domains, self._users, may_relay=kind == "loopback", is_own_address=is_own_address)
             for kind in ("loopback", "network")
         }
-        bouncer = Bouncer(self._spool, self._store, self._routers["loopback"].route, config.hostname, self._announce)
-        self._intake = Intake(self._spool, self._store, bouncer, config.hostname, self._announce)
+        bouncing = bouncer(config, self._announce)
+        self._intake = Intake(self._spool, self._store, bouncing, config.hostname, self._announce)
         self._runner = Runner(
             self._store,
             courier(config, self._receives),
-            bouncer,
+            bouncing,
             config.retry_policy,
             max_workers=config.max_deliveries,
             max_per_destination=config.max_deliveries_per_destination,
@@ -201,6 +201,13 @@ class Server:
         log.info("users.read", count=count)
         for complaint in complaints:
             log.warning("users.line_ignored", complaint=complaint)
+
+
+def bouncer(config: Config, announce: Callable[[Item], None]) -> Bouncer:
+    """Notifications as the settings describe them; `announce` is told of one that leaves through the queue."""
+    users = Users(config.users, lambda count, complaints: None)
+    router = Router(config.domains, users, may_relay=True, is_own_address=is_own_address)
+    return Bouncer(Spool(config.spool), QueueStore(config.queue), router.route, config.hostname, announce)
 
 
 def courier(config: Config, receives: Callable[[IPAddress, int], bool]) -> Courier:
