@@ -130,7 +130,8 @@ def serve(settings: Config) -> None:
 
     settings.check()
     log.configure(settings.log_format, settings.log_level)
-    Server(settings).run()
+    if not Server(settings).run():
+        sys.exit(1)
 
 
 def add_commands() -> None:

@@ -316,6 +316,10 @@ class Config:
         "--timeout", metavar="SECONDS", read=read_duration, default=300.0, group="Limits",
         help="Longest silence of a client.",
     )  # fmt: skip
+    given_processes: int | None = _setting(
+        "--processes", metavar="N", read=read_count, group="Limits",
+        help="Processes that serve clients. Default: one for each processor, at most 4.",
+    )  # fmt: skip
     given_log_format: str | None = _setting(
         "--log-format", choices=("json", "console"), group="Log",
         help="Default: console on a terminal, json elsewhere.",
@@ -339,6 +343,11 @@ class Config:
     def queue(self) -> str:
         """The folder of the queue."""
         return self.given_queue or os.path.join(self.spool, ".queue")
+
+    @property
+    def processes(self) -> int:
+        """How many processes serve clients."""
+        return self.given_processes or min(len(os.sched_getaffinity(0)), 4)
 
     @property
     def retry_policy(self) -> RetryPolicy:

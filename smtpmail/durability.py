@@ -100,9 +100,9 @@ class _FileSystem:
         self.group = GroupCommit(self._sync_batch)
 
     def _sync_batch(self, batch: Sequence[Sequence[int]]) -> list[BaseException | None]:
-        # One alone does not wait for what other programs have written to the same disk.
+        # One or two alone do not wait for what other programs have written to the same disk.
         if (
-            len(batch) > 1
+            sum(map(len, batch)) > 2
             and self._syncfs
             and all(os.fstat(fds[0]).st_dev == self._device for fds in batch)
             and _libc.syncfs(batch[0][0]) == 0
@@ -182,6 +182,11 @@ class NewFile:
             name = f"{socket.gethostname()}.{os.getpid()}.{next(self._number)}"
             self._scratch_name = os.path.join(scratch, name)
             self.fd = os.open(self._scratch_name, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o660)
+
+    @property
+    def has_scratch_name(self) -> bool:
+        """Whether it can be seen in the scratch folder."""
+        return self._scratch_name is not None
 
     def give_name(self, name: str, folder_fd: int) -> None:
         """Puts the file into the folder. Raises FileExistsError when the name is taken."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import ipaddress
+import mmap
+import os
 import queue
+import select
 import socket
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 
+from smtpmail.config import Config
 from smtpmail.envelope import Client
 from smtpmail.log import log
 from smtpmail.network import IPAddress
@@ -24,36 +28,72 @@ STACK_SIZE = 512 * 1024
 """Octets of address space for the stack of a thread that serves a connection."""
 
 
+class SharedCounts:
+    """Who is connected, in memory that the processes share: a slot for each connection, a part for each process.
+
+    A process writes only to its own part and reads all, so that no lock is needed between them; two that admit at the
+    same instant may exceed a limit by one.
+    """
+
+    SLOT = 16
+    """Octets that stand for a client; zeros are a free slot."""
+
+    def __init__(self, processes: int, connections: int) -> None:
+        self._part = connections * self.SLOT
+        self._clients = mmap.mmap(-1, processes * self._part)
+        self._totals = memoryview(mmap.mmap(-1, processes * 8)).cast("q")
+
+    def count(self, client: bytes) -> int:
+        """Connections of one client."""
+        return self._clients[:].count(client)
+
+    def total(self) -> int:
+        """Connections of all clients."""
+        return sum(self._totals)
+
+    def slots(self, process: int) -> list[int]:
+        """The slots of a process."""
+        return list(range(process * self._part, (process + 1) * self._part, self.SLOT))
+
+    def take(self, slot: int, client: bytes) -> None:
+        """Puts a client into a slot."""
+        self._clients[slot : slot + self.SLOT] = client
+        self._totals[slot // self._part] += 1
+
+    def free(self, slot: int) -> None:
+        """Empties a slot."""
+        self._clients[slot : slot + self.SLOT] = bytes(self.SLOT)
+        self._totals[slot // self._part] -= 1
+
+
 class Admission:
-    """Counts connections, in all and for each client (Client.key)."""
+    """Who may come in: limits for all connections and for those of one client (Client.key), over all processes."""
 
-    def __init__(self, most: int, most_per_client: int) -> None:
-        self._most = most
-        self._most_per_client = most_per_client
+    def __init__(self, config: Config, counts: SharedCounts, process: int) -> None:
+        self._most = config.max_connections
+        self._most_per_client = config.max_connections_per_client
+        self._counts = counts
         self._lock = threading.Lock()
-        self._count = 0
-        self._clients: Counter[str] = Counter()
+        self._free = counts.slots(process)
 
-    def enter(self, client: Client) -> Reply | None:
-        """Lets the client in, or returns the reply that turns it away."""
-        key = client.key
+    def enter(self, client: Client) -> int | Reply:
+        """Lets the client in and returns its slot, or the reply that turns it away."""
+        # Of a digest, no two that stand side by side make a third.
+        key = hashlib.blake2b(client.key.encode(), digest_size=SharedCounts.SLOT).digest()
         with self._lock:
-            if self._count >= self._most:
+            if not self._free or self._counts.total() >= self._most:
                 return replies.TOO_MANY_CONNECTIONS
-            if client.listener == "network" and self._clients[key] >= self._most_per_client:
+            if client.listener == "network" and self._counts.count(key) >= self._most_per_client:
                 return replies.TOO_MANY_FROM_CLIENT
-            self._count += 1
-            self._clients[key] += 1
-            return None
+            slot = self._free.pop()
+            self._counts.take(slot, key)
+            return slot
 
-    def leave(self, client: Client) -> None:
-        """The connection of a client that was let in is over."""
-        key = client.key
+    def leave(self, slot: int) -> None:
+        """The connection in this slot is over."""
         with self._lock:
-            self._count -= 1
-            self._clients[key] -= 1
-            if not self._clients[key]:
-                del self._clients[key]
+            self._counts.free(slot)
+            self._free.append(slot)
 
 
 class Workers:
@@ -109,7 +149,8 @@ class Listener:
         self._admission = admission
         self._workers = workers
         self._serve = serve
-        self._closed = False
+        self._sock.setblocking(False)
+        self._stop_pipe = os.pipe()
         self._thread = threading.Thread(target=self._accept_all, name=f"{kind} {self.address}", daemon=True)
 
     @property
@@ -128,44 +169,48 @@ class Listener:
         self._thread.start()
 
     def stop(self) -> None:
-        """No new connections from here on."""
-        self._closed = True
-        with contextlib.suppress(OSError):
-            # Wakes the thread in accept(2); the socket that systemd keeps stays open there.
-            self._sock.shutdown(socket.SHUT_RD)
+        """No new connections from here on; those that wait in the kernel are left to whoever else has the socket."""
+        os.write(self._stop_pipe[1], b"x")
         self._thread.join(timeout=5)
         self._sock.close()
 
     def _accept_all(self) -> None:
-        while not self._closed:
-            try:
-                sock, peer = self._sock.accept()
-            except BlockingIOError:
-                continue  # the timeout that accepted sockets inherit
-            except OSError as error:
-                if not self._closed:
-                    # Out of descriptors, say: it passes, and a mail server may not give up.
-                    log.error("listener.error", address=self.address, error=str(error))
-                    time.sleep(0.1)
-                continue
-            self._admit(sock, Client(_plain(peer[0]), peer[1], self.kind))
+        stop = self._stop_pipe[0]
+        with select.epoll() as poll:
+            # Exclusive: a new connection wakes one process, not all.
+            poll.register(self._sock, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+            poll.register(stop, select.EPOLLIN)
+            while not any(fd == stop for fd, _ in poll.poll()):
+                self._accept_one()
+
+    def _accept_one(self) -> None:
+        try:
+            sock, peer = self._sock.accept()
+        except BlockingIOError:
+            return  # another process was faster
+        except OSError as error:
+            # Out of descriptors, say: it passes, and a mail server may not give up.
+            log.error("listener.error", address=self.address, error=str(error))
+            time.sleep(0.1)
+            return
+        self._admit(sock, Client(_plain(peer[0]), peer[1], self.kind))
 
     def _admit(self, sock: socket.socket, client: Client) -> None:
-        refusal = self._admission.enter(client)
-        if refusal is not None:
-            self._turn_away(sock, client, refusal)
+        slot = self._admission.enter(client)
+        if isinstance(slot, Reply):
+            self._turn_away(sock, client, slot)
             return
         try:
-            self._workers.start(lambda: self._serve_one(sock, client))
+            self._workers.start(lambda: self._serve_one(sock, client, slot))
         except RuntimeError:
-            self._admission.leave(client)
+            self._admission.leave(slot)
             self._turn_away(sock, client, replies.TOO_MANY_CONNECTIONS)
 
-    def _serve_one(self, sock: socket.socket, client: Client) -> None:
+    def _serve_one(self, sock: socket.socket, client: Client, slot: int) -> None:
         try:
             self._serve(sock, client)
         finally:
-            self._admission.leave(client)
+            self._admission.leave(slot)
 
     @staticmethod
     def _turn_away(sock: socket.socket, client: Client, reply: Reply) -> None:

@@ -14,11 +14,12 @@ import os
 import threading
 import time
 import weakref
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from smtpmail.content import Content
-from smtpmail.durability import GroupCommit, NewFile, clear_scratch, open_folder, sync_folder
+from smtpmail.durability import GroupCommit, NewFile, clear_scratch, open_folder, sync, sync_folder
 
 LOCK = ".lock"
 SCRATCH = ".new"
@@ -26,6 +27,10 @@ STATUS_OF_NEW = b"\\Recent\n"
 
 LOCK_PATIENCE = 60.0
 """Seconds to wait for another program that holds the lock of a mailbox."""
+
+
+MAILBOXES_KEPT = 64
+"""So many mailboxes keep files in stock."""
 
 
 class MailboxBusy(OSError):
@@ -49,7 +54,7 @@ class Stored:
 
 
 class _Draft:
-    """A message and its status, on disk but not yet in the mailbox."""
+    """A message and its status, written but not yet in the mailbox."""
 
     __slots__ = ("message", "number", "status")
 
@@ -59,12 +64,72 @@ class _Draft:
         self.number = 0
 
 
+class _StatusStock:
+    """Status files of new messages that are on disk already, but have no name yet.
+
+    All are alike, so they can be made before they are needed: many for the price of one sync.
+    """
+
+    SIZE = 16
+
+    def __init__(self, path: str) -> None:
+        self._folder = path
+        self._lock = threading.Lock()
+        self._files: list[NewFile] = []
+        self._made_for: object = None
+
+    def take(self, scratch: str) -> NewFile:
+        """A durable status file for the mailbox; the caller closes it. Raises OSError."""
+        status = os.stat(self._folder)
+        # What files get from their folder: its file system, a group, a default ACL. It may be another one by now.
+        made_for = (status.st_dev, status.st_ino, status.st_mode, status.st_gid, _default_acl(self._folder))
+        with self._lock:
+            if made_for != self._made_for:
+                self._clear()
+                self._made_for = made_for
+            if self._files:
+                return self._files.pop()
+        first, *more = self._make(scratch)
+        with self._lock:
+            self._files += more
+        return first
+
+    def _make(self, scratch: str) -> list[NewFile]:
+        files: list[NewFile] = []
+        try:
+            # A file that has a name in the scratch folder must not lie there in stock.
+            while len(files) < self.SIZE and not (files and files[0].has_scratch_name):
+                files.append(NewFile(self._folder, scratch))
+                os.write(files[-1].fd, STATUS_OF_NEW)
+            sync(os.path.dirname(self._folder), [file.fd for file in files])
+        except BaseException:
+            for file in files:
+                file.close()
+            raise
+        return files
+
+    def _clear(self) -> None:
+        for file in self._files:
+            file.close()
+        self._files = []
+
+    __del__ = _clear
+
+
+def _default_acl(folder: str) -> bytes | None:
+    try:
+        return os.getxattr(folder, "system.posix_acl_default")
+    except OSError:
+        return None
+
+
 class Mailbox:
     """One user's folder."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._group = GroupCommit(self._place_batch)
+        self._stock = _StatusStock(path)
 
     def create(self) -> None:
         """Makes the folder if it is not there."""
@@ -72,6 +137,15 @@ class Mailbox:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(self.path, 0o700)
                 sync_folder(os.path.dirname(self.path))
+
+    def draft(self, content: Content, header: bytes, scratch: str) -> _Draft:
+        """A message that is not in the mailbox yet; its status is on disk already. Raises OSError."""
+        status = self._stock.take(scratch)
+        try:
+            return _Draft(content.make_file(self.path, scratch, header), status)
+        except BaseException:
+            status.close()
+            raise
 
     def place(self, draft: _Draft) -> None:
         """Gives the draft the next number; returns when the names are on disk. Raises OSError."""
@@ -207,7 +281,7 @@ class SpoolDraft:
     @property
     def fds(self) -> list[int]:
         """What has to be synced before `place`."""
-        return [f.fd for _, _, draft in self._parts for f in (draft.status, draft.message)]
+        return [draft.message.fd for _, _, draft in self._parts]
 
     @property
     def stored(self) -> list[Stored]:
@@ -247,6 +321,7 @@ class Spool:
         self._scratch = os.path.join(self.path, SCRATCH)
         self._mutex = threading.Lock()
         self._mailboxes: weakref.WeakValueDictionary[str, Mailbox] = weakref.WeakValueDictionary()
+        self._recent: OrderedDict[str, Mailbox] = OrderedDict()
 
     def mailbox(self, user: str) -> Mailbox:
         """The mailbox of a user: the same object for all threads that use it at a time."""
@@ -254,6 +329,11 @@ class Spool:
             mailbox = self._mailboxes.get(user)
             if mailbox is None:
                 mailbox = self._mailboxes[user] = Mailbox(os.path.join(self.path, user))
+            # The last ones used are kept for what they have in stock.
+            self._recent[user] = mailbox
+            self._recent.move_to_end(user)
+            if len(self._recent) > MAILBOXES_KEPT:
+                self._recent.popitem(last=False)
             return mailbox
 
     def content(self, first: Copy) -> Content:
@@ -269,20 +349,11 @@ class Spool:
             for copy in copies:
                 box = self.mailbox(copy.user)
                 box.create()
-                draft.add(box, copy.user, self._draft(box.path, content, copy.header))
+                draft.add(box, copy.user, box.draft(content, copy.header, self._scratch))
         except BaseException:
             draft.close()
             raise
         return draft
-
-    def _draft(self, folder: str, content: Content, header: bytes) -> _Draft:
-        status = NewFile(folder, self._scratch)
-        try:
-            os.write(status.fd, STATUS_OF_NEW)
-            return _Draft(content.make_file(folder, self._scratch, header), status)
-        except BaseException:
-            status.close()
-            raise
 
     def repair(self) -> int:
         """Removes what a crash left behind; returns how many files. Raises OSError."""
