@@ -9,7 +9,7 @@ from email.utils import formatdate
 from smtpmail.content import Content
 from smtpmail.delivery import dsn
 from smtpmail.delivery.dsn import Fate, Kind, Original
-from smtpmail.durability import sync
+from smtpmail.durability import commit
 from smtpmail.envelope import Envelope, Recipient, new_id
 from smtpmail.log import log
 from smtpmail.mailbox import Copy, Spool
@@ -84,16 +84,14 @@ class Bouncer:
         content = self._spool.content(copy)
         try:
             content.write(text)
-            draft = self._spool.prepare(content, [copy])
+            (draft,) = self._spool.prepare(content, [copy])
             try:
-                sync(self._spool.path, draft.fds)
-                draft.place()
+                commit([draft])
             finally:
                 draft.close()
         finally:
             content.close()
-        for stored in draft.stored:
-            log.info("message.stored", id=id_, user=stored.user, number=stored.number)
+        log.info("message.stored", id=id_, user=draft.user, number=draft.number)
 
     def _enqueue(self, text: bytes, original: Original, id_: str, *, requiretls: bool) -> None:
         header = self._received(id_).encode()
@@ -113,8 +111,7 @@ class Bouncer:
             content.write(text)
             draft = self._store.prepare(content, item, header)
             try:
-                sync(self._store.path, draft.fds)
-                draft.place()
+                commit([draft])
             finally:
                 draft.close()
         finally:

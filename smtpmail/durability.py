@@ -13,11 +13,8 @@ import itertools
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache
-from typing import Generic, TypeVar
-
-T = TypeVar("T")
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -25,34 +22,74 @@ _libc = ctypes.CDLL(None, use_errno=True)
 # Others, FUSE among them, may answer it without having written anything.
 _SYNCFS_WORKS = frozenset({0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0x01021994})
 
+FEW = 2
+"""So many files are synced one by one; for more, syncfs(2) costs less, though it writes what others have left, too."""
 
-class _Entry(Generic[T]):
-    __slots__ = ("done", "error", "item", "leads")
+GROUP_PATIENCE = 0.05
+"""Seconds that a group waits for a folder that another program has locked; then those concerned wait alone."""
 
-    def __init__(self, item: T) -> None:
-        self.item = item
-        self.error: BaseException | None = None
+
+class Busy(OSError):
+    """Another program holds the lock of a folder."""
+
+
+class Target(Protocol):
+    """A folder that messages are put into."""
+
+    patience: float
+    """Seconds to wait for its lock."""
+
+    def place(self, drafts: Sequence[Any], patience: float) -> None:
+        """Gives the drafts their names in the folder, sets `error` of those that can't have one; syncs the folder.
+
+        Raises Busy, OSError: then none of them is in.
+        """
+
+    def withdraw(self, draft: Any) -> None:
+        """Takes a draft out again, if it is in. Raises OSError."""
+
+
+class Draft:
+    """A file that has been written, on its way into a folder."""
+
+    __slots__ = ("error", "file", "target")
+
+    def __init__(self, target: Target, file: NewFile) -> None:
+        self.target = target
+        self.file = file
+        self.error: OSError | None = None
+
+    def close(self) -> None:
+        """Closes the file; what was not placed is gone."""
+        self.file.close()
+
+
+class _Entry:
+    """The drafts of one caller."""
+
+    __slots__ = ("done", "drafts", "leads")
+
+    def __init__(self, drafts: Sequence[Draft]) -> None:
+        self.drafts = drafts
         self.leads = False
         self.done = threading.Lock()
         self.done.acquire()
 
 
-class GroupCommit(Generic[T]):
-    """Runs `work` on batches: threads that come while a batch is at work form the next one.
+class _GroupCommit:
+    """Threads that come while a batch is at work form the next one.
 
-    `work` gets the items of a batch and returns an error, or None, for each. There is no thread behind it: one of the
-    callers leads, so that a caller alone waits for nobody.
+    There is no thread behind it: one of the callers leads, so that a caller alone waits for nobody.
     """
 
-    def __init__(self, work: Callable[[Sequence[T]], Sequence[BaseException | None]]) -> None:
-        self._work = work
+    def __init__(self) -> None:
         self._mutex = threading.Lock()
-        self._waiting: list[_Entry[T]] = []
+        self._waiting: list[_Entry] = []
         self._busy = False
 
-    def run(self, item: T) -> None:
-        """Returns when `work` has been done for `item`; raises the error it gave."""
-        entry = _Entry(item)
+    def run(self, drafts: Sequence[Draft]) -> None:
+        """Returns when the drafts are synced and placed, or have their `error` set."""
+        entry = _Entry(drafts)
         with self._mutex:
             self._waiting.append(entry)
             entry.leads = not self._busy
@@ -61,28 +98,74 @@ class GroupCommit(Generic[T]):
             entry.done.acquire()
         if entry.leads:
             self._lead()
-        if entry.error is not None:
-            raise entry.error
 
     def _lead(self) -> None:
         with self._mutex:
             batch, self._waiting = self._waiting, []
         try:
-            errors = self._work([entry.item for entry in batch])
-            for entry, error in zip(batch, errors, strict=True):
-                entry.error = error
-        except BaseException as error:
+            _commit_batch([draft for entry in batch for draft in entry.drafts])
+        finally:
+            with self._mutex:
+                if self._waiting:
+                    self._waiting[0].leads = True
+                    self._waiting[0].done.release()
+                else:
+                    self._busy = False
             for entry in batch:
-                entry.error = error
-        with self._mutex:
-            if self._waiting:
-                self._waiting[0].leads = True
-                self._waiting[0].done.release()
-            else:
-                self._busy = False
-        for entry in batch:
-            if not entry.leads:
-                entry.done.release()
+                if not entry.leads:
+                    entry.done.release()
+
+
+_group = _GroupCommit()
+
+
+def commit(drafts: Sequence[Draft]) -> None:
+    """Puts all drafts into their folders, or none: returns when contents and names are on disk.
+
+    Raises OSError, Busy among them.
+    """
+    _group.run(drafts)
+    for draft in drafts:
+        if isinstance(draft.error, Busy):
+            draft.error = None
+            _place(draft.target, [draft], draft.target.patience)
+    error = next((draft.error for draft in drafts if draft.error is not None), None)
+    if error is not None:
+        for draft in drafts:
+            with contextlib.suppress(OSError):
+                draft.target.withdraw(draft)
+        raise error
+
+
+def _commit_batch(drafts: Sequence[Draft]) -> None:
+    for draft, error in zip(drafts, sync_files([draft.file for draft in drafts]), strict=True):
+        draft.error = error
+    by_target: dict[Target, list[Draft]] = {}
+    for draft in drafts:
+        if draft.error is None:
+            by_target.setdefault(draft.target, []).append(draft)
+    for target, group in by_target.items():
+        _place(target, group, GROUP_PATIENCE)
+
+
+def _place(target: Target, drafts: Sequence[Draft], patience: float) -> None:
+    try:
+        target.place(drafts, patience)
+    except Exception as error:
+        # The thread of one may not fail for what befell the draft of another.
+        for draft in drafts:
+            draft.error = error if isinstance(error, OSError) else OSError(errno.EIO, f"internal error: {error!r}")
+
+
+def sync_files(files: Sequence[NewFile]) -> list[OSError | None]:
+    """Makes data and inodes of the files durable; returns what went wrong with each."""
+    if len(files) > FEW:
+        first, *others = {os.fstat(file.fd).st_dev for file in files}
+        if not others and _syncfs_works(first, files[0].fd) and _libc.syncfs(files[0].fd) == 0:
+            return [None] * len(files)
+    for file in files:
+        start_writing(file.fd)
+    return [_fsync(file.fd) for file in files]
 
 
 def start_writing(fd: int) -> None:
@@ -91,57 +174,27 @@ def start_writing(fd: int) -> None:
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-class _FileSystem:
-    """The file system that holds a folder: makes groups of its files durable."""
-
-    def __init__(self, path: str) -> None:
-        self._device = os.stat(path).st_dev
-        self._syncfs = _syncfs_works(path)
-        self.group = GroupCommit(self._sync_batch)
-
-    def _sync_batch(self, batch: Sequence[Sequence[int]]) -> list[BaseException | None]:
-        # One or two alone do not wait for what other programs have written to the same disk.
-        if (
-            sum(map(len, batch)) > 2
-            and self._syncfs
-            and all(os.fstat(fds[0]).st_dev == self._device for fds in batch)
-            and _libc.syncfs(batch[0][0]) == 0
-        ):
-            return [None] * len(batch)
-        return [_sync_each(fds) for fds in batch]
-
-
-@cache
-def _file_system(path: str) -> _FileSystem:
-    return _FileSystem(path)
-
-
-def sync(folder: str, fds: Sequence[int]) -> None:
-    """Returns when data and inodes of the open files are on disk; raises OSError when one could not be written.
-
-    `folder` is where they all belong, the spool or the queue: what is synced for it at one moment is synced together.
-    """
-    _file_system(folder).group.run(fds)
-
-
-def _sync_each(fds: Sequence[int]) -> OSError | None:
+def _fsync(fd: int) -> OSError | None:
     try:
-        for fd in fds:
-            start_writing(fd)
-        for fd in fds:
-            os.fsync(fd)
+        os.fsync(fd)
     except OSError as error:
         return error
     return None
 
 
-def _syncfs_works(path: str) -> bool:
-    """Whether syncfs(2) is as good as fsync(2) for the files under `path`."""
-    # struct statfs begins with f_type, a long; the rest is not read.
-    buffer = ctypes.create_string_buffer(256)
-    if not hasattr(_libc, "syncfs") or _libc.statfs(os.fsencode(path), buffer) != 0:
-        return False
-    return ctypes.c_ulong.from_buffer(buffer).value in _SYNCFS_WORKS
+_syncfs_by_device: dict[int, bool] = {}
+
+
+def _syncfs_works(device: int, fd: int) -> bool:
+    """Whether syncfs(2) is as good as fsync(2) on the device, one of whose files is open as `fd`."""
+    works = _syncfs_by_device.get(device)
+    if works is None:
+        # struct statfs begins with f_type, a long; the rest is not read.
+        buffer = ctypes.create_string_buffer(256)
+        works = hasattr(_libc, "syncfs") and _libc.fstatfs(fd, buffer) == 0
+        works = works and ctypes.c_ulong.from_buffer(buffer).value in _SYNCFS_WORKS
+        _syncfs_by_device[device] = works
+    return works
 
 
 def sync_folder(path: str) -> None:

@@ -5,18 +5,17 @@ The 250 that `commit` returns is given only when everything is on disk (RFC 5321
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from smtpmail.bouncer import Bouncer
 from smtpmail.delivery.dsn import header_of
-from smtpmail.durability import sync
+from smtpmail.durability import commit
 from smtpmail.envelope import Envelope
 from smtpmail.log import log
-from smtpmail.mailbox import Copy, MailboxBusy, Spool, SpoolDraft
+from smtpmail.mailbox import Copy, MailboxBusy, MailboxDraft, Spool
 from smtpmail.queue.store import Item, QueueDraft, QueueStore, item_of
 from smtpmail.smtp import replies
 from smtpmail.smtp.replies import Reply
@@ -80,29 +79,19 @@ class Incoming:
     def commit(self, size: int) -> Reply:
         """Makes the message durable and answers for it; `size` counts octets as received."""
         envelope = self._envelope
-        local: SpoolDraft | None = None
-        queued: QueueDraft | None = None
         intake = self._intake
+        local: list[MailboxDraft] = []
+        queued: list[QueueDraft] = []
         try:
-            if self._copies:
-                local = intake.spool.prepare(self._content, self._copies)
-                sync(intake.spool.path, local.fds)
+            local = intake.spool.prepare(self._content, self._copies)
             if envelope.remote:
-                queued = intake.store.prepare(self._content, self._item(size), self._received)
-                sync(intake.store.path, queued.fds)
-                queued.place()
-            if local is not None:
-                local.place()
+                queued = [intake.store.prepare(self._content, self._item(size), self._received)]
+            commit([*queued, *local])
         except OSError as error:
-            # The queue's runner has not heard of it yet.
-            if queued is not None:
-                with contextlib.suppress(OSError):
-                    queued.withdraw()
             return self.failed(error)
         finally:
-            for draft in (local, queued):
-                if draft is not None:
-                    draft.close()
+            for draft in (*local, *queued):
+                draft.close()
         self._tell(size, local, queued)
         return replies.queued(envelope.id)
 
@@ -115,7 +104,7 @@ class Incoming:
             now=self._arrived,
         )
 
-    def _tell(self, size: int, local: SpoolDraft | None, queued: QueueDraft | None) -> None:
+    def _tell(self, size: int, local: Sequence[MailboxDraft], queued: Sequence[QueueDraft]) -> None:
         """The log; the queue's runner; senders who asked to be told of a delivery."""
         envelope = self._envelope
         message_id = _MESSAGE_ID.search(self._head)
@@ -131,11 +120,11 @@ class Incoming:
             tls=envelope.tls,
             message_id=message_id[1].decode("utf-8", "replace") if message_id else None,
         )
-        for place in local.stored if local is not None else ():
-            log.info("message.stored", id=envelope.id, user=place.user, number=place.number)
-        if queued is not None:
-            log.info("message.queued", id=envelope.id, recipients=[r.address for r in queued.item.recipients])
-            self._intake.announce(queued.item)
+        for draft in local:
+            log.info("message.stored", id=envelope.id, user=draft.user, number=draft.number)
+        for waiting in queued:
+            log.info("message.queued", id=envelope.id, recipients=[r.address for r in waiting.item.recipients])
+            self._intake.announce(waiting.item)
         if any(r.notify for r in envelope.local):
             try:
                 self._intake.bouncer.success(envelope, envelope.local, self._head)

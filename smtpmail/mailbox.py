@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from smtpmail.content import Content
-from smtpmail.durability import GroupCommit, NewFile, clear_scratch, open_folder, sync, sync_folder
+from smtpmail.durability import Busy, Draft, NewFile, clear_scratch, open_folder, sync_files, sync_folder
 
 LOCK = ".lock"
 SCRATCH = ".new"
@@ -33,7 +33,7 @@ MAILBOXES_KEPT = 64
 """So many mailboxes keep files in stock."""
 
 
-class MailboxBusy(OSError):
+class MailboxBusy(Busy):
     """Another program holds the lock of a mailbox for too long."""
 
 
@@ -45,23 +45,21 @@ class Copy:
     header: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """Where a copy lies."""
+class MailboxDraft(Draft):
+    """A message on its way into a mailbox; its status is on disk already."""
 
-    user: str
-    number: int
+    __slots__ = ("number", "status", "user")
 
-
-class _Draft:
-    """A message and its status, written but not yet in the mailbox."""
-
-    __slots__ = ("message", "number", "status")
-
-    def __init__(self, message: NewFile, status: NewFile) -> None:
-        self.message = message
+    def __init__(self, mailbox: Mailbox, user: str, message: NewFile, status: NewFile) -> None:
+        super().__init__(mailbox, message)
+        self.user = user
         self.status = status
         self.number = 0
+        """Its number when it is in the mailbox, 0 before."""
+
+    def close(self) -> None:
+        super().close()
+        self.status.close()
 
 
 class _StatusStock:
@@ -101,7 +99,9 @@ class _StatusStock:
             while len(files) < self.SIZE and not (files and files[0].has_scratch_name):
                 files.append(NewFile(self._folder, scratch))
                 os.write(files[-1].fd, STATUS_OF_NEW)
-            sync(os.path.dirname(self._folder), [file.fd for file in files])
+            for error in sync_files(files):
+                if error is not None:
+                    raise error
         except BaseException:
             for file in files:
                 file.close()
@@ -126,9 +126,12 @@ def _default_acl(folder: str) -> bytes | None:
 class Mailbox:
     """One user's folder."""
 
+    patience = LOCK_PATIENCE
+
     def __init__(self, path: str) -> None:
         self.path = path
-        self._group = GroupCommit(self._place_batch)
+        # POSIX locks keep processes apart, not threads.
+        self._mutex = threading.Lock()
         self._stock = _StatusStock(path)
 
     def create(self) -> None:
@@ -138,21 +141,36 @@ class Mailbox:
                 os.mkdir(self.path, 0o700)
                 sync_folder(os.path.dirname(self.path))
 
-    def draft(self, content: Content, header: bytes, scratch: str) -> _Draft:
-        """A message that is not in the mailbox yet; its status is on disk already. Raises OSError."""
+    def draft(self, content: Content, copy: Copy, scratch: str) -> MailboxDraft:
+        """Writes a message that is not in the mailbox yet. Raises OSError."""
         status = self._stock.take(scratch)
         try:
-            return _Draft(content.make_file(self.path, scratch, header), status)
+            return MailboxDraft(self, copy.user, content.make_file(self.path, scratch, copy.header), status)
         except BaseException:
             status.close()
             raise
 
-    def place(self, draft: _Draft) -> None:
-        """Gives the draft the next number; returns when the names are on disk. Raises OSError."""
-        self._group.run(draft)
+    def place(self, drafts: Sequence[MailboxDraft], patience: float) -> None:
+        """Gives the drafts the next numbers; returns when the names are on disk (durability.Target)."""
+        give_up = time.monotonic() + patience
+        if not self._mutex.acquire(timeout=patience):
+            raise MailboxBusy(errno.EAGAIN, "the mailbox is in use by another thread", self.path)
+        try:
+            with open_folder(self.path) as folder:
+                with self._locked(folder, give_up) as lock:
+                    number = self._last_number(lock, folder)
+                    for draft in drafts:
+                        try:
+                            number = draft.number = self._place_one(draft, number, folder)
+                        except OSError as error:
+                            draft.error = error
+                    self._write_last_number(lock, number)
+                os.fsync(folder)
+        finally:
+            self._mutex.release()
 
-    def withdraw(self, draft: _Draft) -> None:
-        """Takes a draft out again if it has been placed."""
+    def withdraw(self, draft: MailboxDraft) -> None:
+        """Takes a draft out again if it has been placed (durability.Target)."""
         if draft.number:
             with open_folder(self.path) as folder:
                 os.unlink(str(draft.number), dir_fd=folder)
@@ -160,7 +178,7 @@ class Mailbox:
 
     def repair(self) -> bool:
         """Removes the status that a crash left without its message; returns whether there was one."""
-        with open_folder(self.path) as folder, self._locked(folder, patience=1.0) as lock:
+        with open_folder(self.path) as folder, self._locked(folder, time.monotonic() + 1.0) as lock:
             before = number = self._last_number(lock, folder)
             while _exists(str(number + 1), folder):
                 number += 1
@@ -172,23 +190,8 @@ class Mailbox:
                 return False
             return True
 
-    def _place_batch(self, batch: Sequence[_Draft]) -> list[BaseException | None]:
-        errors: list[BaseException | None] = []
-        with open_folder(self.path) as folder:
-            with self._locked(folder, LOCK_PATIENCE) as lock:
-                number = self._last_number(lock, folder)
-                for draft in batch:
-                    try:
-                        number = draft.number = self._place_one(draft, number, folder)
-                        errors.append(None)
-                    except OSError as error:
-                        errors.append(error)
-                self._write_last_number(lock, number)
-            os.fsync(folder)
-        return errors
-
     @staticmethod
-    def _place_one(draft: _Draft, number: int, folder: int) -> int:
+    def _place_one(draft: MailboxDraft, number: int, folder: int) -> int:
         """Puts a draft behind message `number`, its status first: who sees the message finds the status."""
         while True:
             number += 1
@@ -202,7 +205,7 @@ class Mailbox:
                 os.unlink(status, dir_fd=folder)  # left by a crash: we hold the lock, so nobody is at work on it
                 draft.status.give_name(status, folder)
             try:
-                draft.message.give_name(name, folder)
+                draft.file.give_name(name, folder)
             except OSError as error:
                 os.unlink(status, dir_fd=folder)
                 if error.errno == errno.EEXIST:
@@ -211,10 +214,9 @@ class Mailbox:
             return number
 
     @contextlib.contextmanager
-    def _locked(self, folder: int, patience: float) -> Iterator[int]:
-        """Holds the lock of the mailbox; raises MailboxBusy after `patience` seconds."""
-        give_up = time.monotonic() + patience
-        pause = 0.0005
+    def _locked(self, folder: int, give_up: float) -> Iterator[int]:
+        """Holds the lock of the mailbox; raises MailboxBusy when it can't be had by `give_up` (monotonic time)."""
+        pause = 0.0002
         while (lock := self._try_lock(folder)) is None:
             if time.monotonic() > give_up:
                 raise MailboxBusy(errno.EAGAIN, "the mailbox is locked by another program", self.path)
@@ -231,7 +233,7 @@ class Mailbox:
 
         A folder can't be opened for writing, so that lockf() on it fails: a file in it is locked. POSIX drops a
         process's lock when any of its descriptors of the file is closed; so only one thread of the process may be
-        here for this mailbox, which the group commit sees to.
+        here for this mailbox, which the mutex sees to.
         """
         lock = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660, dir_fd=folder)
         try:
@@ -268,51 +270,6 @@ def _exists(name: str, folder: int) -> bool:
     return os.access(name, os.F_OK, dir_fd=folder, follow_symlinks=False)
 
 
-class SpoolDraft:
-    """One message for one or more mailboxes, on disk but not yet in them."""
-
-    def __init__(self) -> None:
-        self._parts: list[tuple[Mailbox, str, _Draft]] = []
-
-    def add(self, box: Mailbox, user: str, draft: _Draft) -> None:
-        """One copy more."""
-        self._parts.append((box, user, draft))
-
-    @property
-    def fds(self) -> list[int]:
-        """What has to be synced before `place`."""
-        return [draft.message.fd for _, _, draft in self._parts]
-
-    @property
-    def stored(self) -> list[Stored]:
-        """Where the copies lie after `place`."""
-        return [Stored(user, draft.number) for _, user, draft in self._parts]
-
-    def place(self) -> None:
-        """Puts all copies into their mailboxes, or none; returns when they are there for good.
-
-        Raises OSError, MailboxBusy among them.
-        """
-        try:
-            for box, _, draft in self._parts:
-                box.place(draft)
-        except BaseException:
-            self.withdraw()
-            raise
-
-    def withdraw(self) -> None:
-        """Takes the copies out again as far as they are in."""
-        for box, _, draft in self._parts:
-            with contextlib.suppress(OSError):
-                box.withdraw(draft)
-
-    def close(self) -> None:
-        """Closes the files; what was not placed is gone."""
-        for _, _, draft in self._parts:
-            draft.message.close()
-            draft.status.close()
-
-
 class Spool:
     """All mailboxes."""
 
@@ -342,18 +299,19 @@ class Spool:
         mailbox.create()
         return Content(mailbox.path, self._scratch, first.header)
 
-    def prepare(self, content: Content, copies: Sequence[Copy]) -> SpoolDraft:
-        """Writes all copies, not yet in the mailboxes. Raises OSError."""
-        draft = SpoolDraft()
+    def prepare(self, content: Content, copies: Sequence[Copy]) -> list[MailboxDraft]:
+        """Writes all copies; durability.commit puts them into the mailboxes. Raises OSError."""
+        drafts: list[MailboxDraft] = []
         try:
             for copy in copies:
                 box = self.mailbox(copy.user)
                 box.create()
-                draft.add(box, copy.user, box.draft(content, copy.header, self._scratch))
+                drafts.append(box.draft(content, copy, self._scratch))
         except BaseException:
-            draft.close()
+            for draft in drafts:
+                draft.close()
             raise
-        return draft
+        return drafts
 
     def repair(self) -> int:
         """Removes what a crash left behind; returns how many files. Raises OSError."""

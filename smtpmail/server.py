@@ -61,14 +61,18 @@ class Server:
         gc.freeze()
         # A child sees the end of this pipe when its parent is gone.
         lifeline, alive = os.pipe()
+        processors = sorted(os.sched_getaffinity(0))
         for number in range(1, config.processes):
             pid = os.fork()
             if not pid:
                 os.close(alive)
                 wake_socket.close()
+                _settle(processors, number)
                 self._run_child(sockets, Admission(config, counts, number), lifeline)
             self._children.append(pid)
         os.close(lifeline)
+        if self._children:
+            _settle(processors, 0)
         self._take_signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
         front = Front(config, sockets, Admission(config, counts, 0), self._submit)
         self._runner = Runner(
@@ -195,6 +199,11 @@ class Server:
     def _announce(self, item: Item) -> None:
         """Tells the process that runs the queue."""
         self._store.wake(item.id)
+
+
+def _settle(processors: Sequence[int], number: int) -> None:
+    """Gives a process a processor of its own: its threads take turns anyway, and moving about costs them dearly."""
+    os.sched_setaffinity(0, {processors[number % len(processors)]})
 
 
 def bouncer(config: Config, announce: Callable[[Item], None]) -> Bouncer:

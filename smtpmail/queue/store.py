@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from smtpmail.content import Content
-from smtpmail.durability import GroupCommit, NewFile, clear_scratch, open_folder, sync_folder
+from smtpmail.durability import Draft, NewFile, clear_scratch, open_folder, sync_folder
 from smtpmail.envelope import Envelope
 from smtpmail.smtp.grammar import NULL_PATH, Address, AddressSyntaxError, parse_address
 
@@ -151,39 +151,25 @@ def sender_address(item: Item) -> Address:
         return NULL_PATH
 
 
-@dataclass(slots=True)
-class QueueDraft:
-    """A message on disk that is not in the queue yet."""
+class QueueDraft(Draft):
+    """A message on its way into the queue."""
 
-    item: Item
-    file: NewFile
-    store: QueueStore
-    placed: bool = False
+    __slots__ = ("item", "placed")
 
-    @property
-    def fds(self) -> list[int]:
-        return [self.file.fd]
-
-    def place(self) -> None:
-        """Puts it into the queue; returns when its name is on disk. Raises OSError."""
-        self.store.place(self)
-
-    def withdraw(self) -> None:
-        """Takes it out again."""
-        if self.placed:
-            self.store.remove(self.item.id)
-
-    def close(self) -> None:
-        self.file.close()
+    def __init__(self, store: QueueStore, item: Item, file: NewFile) -> None:
+        super().__init__(store, file)
+        self.item = item
+        self.placed = False
 
 
 class QueueStore:
     """The folder of the queue. Any number of threads and processes may use it."""
 
+    patience = 0.0  # it has no lock
+
     def __init__(self, path: str) -> None:
         self.path = os.path.abspath(path)
         self._scratch = os.path.join(self.path, SCRATCH)
-        self._group = GroupCommit(self._place_batch)
         self._flush_lock = threading.Lock()
         self.unflushed = False
         """Whether a removal may not be on disk yet."""
@@ -195,27 +181,26 @@ class QueueStore:
         return Content(self.path, self._scratch, b"")
 
     def prepare(self, content: Content, item: Item, header: bytes) -> QueueDraft:
-        """Writes a message, `header` before its content. Raises OSError."""
+        """Writes a message, `header` before its content; durability.commit puts it into the queue. Raises OSError."""
         line = encode_envelope(item)
         item.content_offset = len(line)
-        return QueueDraft(item, content.make_file(self.path, self._scratch, line + header), self)
+        return QueueDraft(self, item, content.make_file(self.path, self._scratch, line + header))
 
-    def place(self, draft: QueueDraft) -> None:
-        """See QueueDraft.place."""
-        self._group.run(draft)
-
-    def _place_batch(self, batch: Sequence[QueueDraft]) -> list[BaseException | None]:
-        errors: list[BaseException | None] = []
+    def place(self, drafts: Sequence[QueueDraft], patience: float) -> None:
+        """Gives the drafts their names; returns when these are on disk (durability.Target)."""
         with open_folder(self.path) as folder:
-            for draft in batch:
+            for draft in drafts:
                 try:
                     draft.file.give_name(draft.item.id, folder)
                     draft.placed = True
-                    errors.append(None)
                 except OSError as error:
-                    errors.append(error)
+                    draft.error = error
             os.fsync(folder)
-        return errors
+
+    def withdraw(self, draft: QueueDraft) -> None:
+        """Takes a draft out again if it has been placed (durability.Target)."""
+        if draft.placed:
+            self.remove(draft.item.id)
 
     # -- out
 
