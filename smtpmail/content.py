@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from smtpmail.durability import NewFile, copy_content, write_all
 
 MEMORY_LIMIT = 128 * 1024
@@ -12,14 +14,18 @@ class Content:
     """Takes the content piece by piece and makes files of it.
 
     `header` is what the first file will begin with: so the file that a large message streams into needs no copy.
+    `make_folder` is called before the first file is made.
     """
 
-    __slots__ = ("_file", "_folder", "_given", "_header", "_pieces", "_scratch", "size")
+    __slots__ = ("_file", "_folder", "_given", "_header", "_make_folder", "_pieces", "_scratch", "size")
 
-    def __init__(self, folder: str, scratch: str, header: bytes) -> None:
+    def __init__(
+        self, folder: str, scratch: str, header: bytes, make_folder: Callable[[], None] = lambda: None
+    ) -> None:
         self._folder = folder
         self._scratch = scratch
         self._header = header
+        self._make_folder = make_folder
         self._pieces: list[bytes] = []
         self._file: NewFile | None = None
         self._given = False
@@ -32,6 +38,7 @@ class Content:
         self._pieces.append(data)
         if self.size > MEMORY_LIMIT:
             if self._file is None:
+                self._make_folder()
                 self._file = NewFile(self._folder, self._scratch)
                 self._pieces.insert(0, self._header)
             write_all(self._file.fd, self._pieces)

@@ -29,6 +29,9 @@ LOCK_PATIENCE = 60.0
 """Seconds to wait for another program that holds the lock of a mailbox."""
 
 
+STOCK_SECONDS = 1.0
+"""So often the folder is looked at again, whether what is in stock still fits it."""
+
 MAILBOXES_KEPT = 64
 """So many mailboxes keep files in stock."""
 
@@ -75,22 +78,29 @@ class _StatusStock:
         self._lock = threading.Lock()
         self._files: list[NewFile] = []
         self._made_for: object = None
+        self._looked_at = -STOCK_SECONDS
 
     def take(self, scratch: str) -> NewFile:
         """A durable status file for the mailbox; the caller closes it. Raises OSError."""
-        status = os.stat(self._folder)
-        # What files get from their folder: its file system, a group, a default ACL. It may be another one by now.
-        made_for = (status.st_dev, status.st_ino, status.st_mode, status.st_gid, _default_acl(self._folder))
         with self._lock:
-            if made_for != self._made_for:
-                self._clear()
-                self._made_for = made_for
+            now = time.monotonic()
+            if now - self._looked_at > STOCK_SECONDS:
+                self._look_at_folder()
+                self._looked_at = now
             if self._files:
                 return self._files.pop()
         first, *more = self._make(scratch)
         with self._lock:
             self._files += more
         return first
+
+    def _look_at_folder(self) -> None:
+        """Drops the stock when the folder is another one, or gives its files other rights now."""
+        status = os.stat(self._folder)
+        made_for = (status.st_dev, status.st_ino, status.st_mode, status.st_gid, _default_acl(self._folder))
+        if made_for != self._made_for:
+            self._clear()
+            self._made_for = made_for
 
     def _make(self, scratch: str) -> list[NewFile]:
         files: list[NewFile] = []
@@ -136,18 +146,21 @@ class Mailbox:
 
     def create(self) -> None:
         """Makes the folder if it is not there."""
-        if not os.path.isdir(self.path):
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(self.path, 0o700)
-                sync_folder(os.path.dirname(self.path))
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(self.path, 0o700)
+            sync_folder(os.path.dirname(self.path))
 
     def draft(self, content: Content, copy: Copy, scratch: str) -> MailboxDraft:
-        """Writes a message that is not in the mailbox yet. Raises OSError."""
-        status = self._stock.take(scratch)
+        """Writes a message that is not in the mailbox yet; makes the folder with the first one. Raises OSError."""
         try:
-            return MailboxDraft(self, copy.user, content.make_file(self.path, scratch, copy.header), status)
+            message = content.make_file(self.path, scratch, copy.header)
+        except FileNotFoundError:
+            self.create()
+            message = content.make_file(self.path, scratch, copy.header)
+        try:
+            return MailboxDraft(self, copy.user, message, self._stock.take(scratch))
         except BaseException:
-            status.close()
+            message.close()
             raise
 
     def place(self, drafts: Sequence[MailboxDraft], patience: float) -> None:
@@ -196,12 +209,12 @@ class Mailbox:
         while True:
             number += 1
             name = str(number)
-            if _exists(name, folder):
-                continue  # a program that keeps its own count has put it there
             status = f"{name}.status"
             try:
                 draft.status.give_name(status, folder)
             except FileExistsError:
+                if _exists(name, folder):
+                    continue  # put there by a program that keeps its own count
                 os.unlink(status, dir_fd=folder)  # left by a crash: we hold the lock, so nobody is at work on it
                 draft.status.give_name(status, folder)
             try:
@@ -296,17 +309,14 @@ class Spool:
     def content(self, first: Copy) -> Content:
         """Begins the content of a message whose first copy is known. Raises OSError."""
         mailbox = self.mailbox(first.user)
-        mailbox.create()
-        return Content(mailbox.path, self._scratch, first.header)
+        return Content(mailbox.path, self._scratch, first.header, mailbox.create)
 
     def prepare(self, content: Content, copies: Sequence[Copy]) -> list[MailboxDraft]:
         """Writes all copies; durability.commit puts them into the mailboxes. Raises OSError."""
         drafts: list[MailboxDraft] = []
         try:
             for copy in copies:
-                box = self.mailbox(copy.user)
-                box.create()
-                drafts.append(box.draft(content, copy, self._scratch))
+                drafts.append(self.mailbox(copy.user).draft(content, copy, self._scratch))
         except BaseException:
             for draft in drafts:
                 draft.close()
