@@ -289,7 +289,8 @@ class Session:
                 self._unknown(verb.upper())
             else:
                 method(self, argument.strip(" "))
-                if self._idle_commands <= MAX_IDLE_COMMANDS:
+                # Whether a chunk is refused is told at its end.
+                if self._idle_commands <= MAX_IDLE_COMMANDS and self.state is not State.CHUNK:
                     self._errors = 0
         except UnicodeDecodeError:
             self._error(replies.SYNTAX_ERROR)
