@@ -46,10 +46,10 @@ def test_path(text: str, address: Address, rest: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "<", ">", "a@b", "<a@b", "<a>", "<@b>", "<a@>", "<a b@c>", "<a@b c>", "<a@b@c>", "<a.@b>", "<.a@b>", 
-     "<a..b@c>", '<"a@b>', '<"a"b@c>', '<"a\n"@b>', "<a@b-.c>", "<a@-b>", "<a@.b>", "<a@b..c>", "<a@[1.2.3]>", "<a@[IPv6:1.2.3.4]>",
-     "<a@[tag:x]>", "<a@[]>", "<a@[192.0.2.1>", "<a\r\n@b>", "<a@b\0>", "< a@b>", "<a@b >", "<<a@b>>",
-     "<a@" + "x" * 256 + ">", "<@x:>", "<postmaster@>"],
+    ["", "<", ">", "a@b", "<a@b", "<a>", "<@b>", "<a@>", "<a b@c>", "<a@b c>", "<a@b@c>", "<a.@b>", "<.a@b>",
+     "<a..b@c>", '<"a@b>', '<"a"b@c>', '<"a\n"@b>', "<a@b-.c>", "<a@-b>", "<a@.b>", "<a@b..c>", "<a@[1.2.3]>",
+     "<a@[IPv6:1.2.3.4]>", "<a@[tag:x]>", "<a@[]>", "<a@[192.0.2.1>", "<a\r\n@b>", "<a@b\0>", "< a@b>", "<a@b >",
+     "<<a@b>>", "<a@" + "x" * 256 + ">", "<@x:>", "<postmaster@>"],
 )  # fmt: skip
 def test_no_path(text: str) -> None:
     with pytest.raises(AddressSyntaxError):
