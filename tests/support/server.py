@@ -17,6 +17,9 @@ from typing import Any
 from support.client import Address, Client
 
 START_SECONDS = 20
+NO_RESOLVER = ("--resolver", "127.0.0.1:9")
+"""Nothing answers there: no test of this suite may ask the world's DNS."""
+
 LOOPBACK_ONLY = ("--loopback", "127.0.0.1:0", "--loopback", "[::1]:0", "--listen", "127.0.0.1:0", "--listen", "[::1]:0")
 """Both listeners on free ports of addresses that the network cannot reach."""
 
@@ -58,7 +61,7 @@ class Server:
         self._ended = False
         command = [*wrapper, *program(), "--spool", str(spool), "-s", "dom.fr", "-H", "mail.dom.fr"]
         self.process = subprocess.Popen(
-            [*command, "--log-format", "json", *addresses, *options],
+            [*command, "--log-format", "json", *NO_RESOLVER, *addresses, *options],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env=clean_environment(environment),
