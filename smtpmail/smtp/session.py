@@ -230,6 +230,11 @@ class Session:
         return self._envelope
 
     @property
+    def under_way(self) -> object:
+        """What may take a bounded time only: the transaction, or else a refused chunk that is read and dropped."""
+        return self._envelope or (State.CHUNK if self.state is State.CHUNK else None)
+
+    @property
     def awaits_content(self) -> bool:
         """Whether what comes next is content; otherwise it is a command."""
         return self.state in (State.DATA, State.CHUNK)
