@@ -9,7 +9,7 @@ import struct
 import time
 from collections.abc import Callable
 
-from smtpmail.envelope import Client, Envelope
+from smtpmail.envelope import Client
 from smtpmail.intake import Incoming, Intake, reply_to
 from smtpmail.log import log
 from smtpmail.smtp import replies
@@ -64,9 +64,9 @@ class Connection:
         self._incoming: Incoming | None = None
         self._stop_at: float | None = None
         self._line_since = 0.0
-        self._envelope: Envelope | None = None
-        self._envelope_since = 0.0
-        self._envelope_octets = 0
+        self._under_way: object = None
+        self._under_way_since = 0.0
+        self._under_way_octets = 0
 
     def run(self) -> None:
         """The whole life of the connection; raises nothing."""
@@ -151,30 +151,30 @@ class Connection:
     def _receive(self, *, progress: bool) -> bytes:
         """Waits for input as long as the limits allow; b"" at the end of the stream."""
         session = self._session
-        envelope = session.transaction
+        under_way = session.under_way
         now = time.monotonic()
-        if envelope is not self._envelope:
-            self._envelope, self._envelope_since, self._envelope_octets = envelope, now, 0
+        if under_way is not self._under_way:
+            self._under_way, self._under_way_since, self._under_way_octets = under_way, now, 0
         wait = self._timeout
         if not session.awaits_content:
             if progress or not session.mid_command:
                 self._line_since = now
             wait -= now - self._line_since
-        if envelope is not None:
+        if under_way is not None:
             wait = min(wait, self._time_left())
         # Close to the last value is good enough: a call saved for each read.
         if not 0.9 * self._wait_set <= wait <= self._wait_set:
             self._set_wait(max(wait, 0.001))
         data = self._sock.recv(RECEIVE_SIZE)
-        self._envelope_octets += len(data)
+        self._under_way_octets += len(data)
         return data
 
     def _time_left(self) -> float:
         """Seconds that the message under way may still take."""
-        if self._envelope is None:
+        if self._under_way is None:
             return self._timeout
-        allowed = TRANSACTION_TIMEOUTS * self._timeout + self._envelope_octets / MIN_RATE
-        return self._envelope_since + allowed - time.monotonic()
+        allowed = TRANSACTION_TIMEOUTS * self._timeout + self._under_way_octets / MIN_RATE
+        return self._under_way_since + allowed - time.monotonic()
 
     def _set_wait(self, seconds: float) -> None:
         self._wait_set = seconds

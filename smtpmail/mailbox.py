@@ -185,9 +185,10 @@ class Mailbox:
     def withdraw(self, draft: MailboxDraft) -> None:
         """Takes a draft out again if it has been placed (durability.Target)."""
         if draft.number:
-            with open_folder(self.path) as folder:
-                os.unlink(str(draft.number), dir_fd=folder)
-                os.unlink(f"{draft.number}.status", dir_fd=folder)
+            # By path: the fault that brought us here may be that no descriptor is left.
+            message = os.path.join(self.path, str(draft.number))
+            os.unlink(message)
+            os.unlink(f"{message}.status")
 
     def repair(self) -> bool:
         """Removes the status that a crash left without its message; returns whether there was one."""

@@ -230,6 +230,11 @@ class Session:
         return self._envelope
 
     @property
+    def under_way(self) -> object:
+        """What may take a bounded time only: the transaction, or else a refused chunk that is read and dropped."""
+        return self._envelope or (State.CHUNK if self.state is State.CHUNK else None)
+
+    @property
     def awaits_content(self) -> bool:
         """Whether what comes next is content; otherwise it is a command."""
         return self.state in (State.DATA, State.CHUNK)
@@ -289,7 +294,8 @@ class Session:
                 self._unknown(verb.upper())
             else:
                 method(self, argument.strip(" "))
-                if self._idle_commands <= MAX_IDLE_COMMANDS:
+                # Whether a chunk is refused is told at its end.
+                if self._idle_commands <= MAX_IDLE_COMMANDS and self.state is not State.CHUNK:
                     self._errors = 0
         except UnicodeDecodeError:
             self._error(replies.SYNTAX_ERROR)

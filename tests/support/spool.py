@@ -1,0 +1,66 @@
+"""Delivers into a spool without a server: the one place that knows how."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from smtpmail.durability import sync
+from smtpmail.mailbox import Copy, Spool
+
+HEADER = b"Return-Path: <alice@example.org>\n"
+
+
+def deliver(spool: Spool, *users: str, content: bytes = b"Subject: x\n\nx\n", pieces: int = 1) -> list[int]:
+    """Stores a message for the users; the numbers it got. Raises OSError."""
+    copies = [Copy(user, HEADER + b"Delivered-To: %s@dom.fr\n" % user.encode()) for user in users]
+    message = spool.content(copies[0])
+    try:
+        step = max(1, -(-len(content) // pieces))
+        for start in range(0, len(content), step):
+            message.write(content[start : start + step])
+        draft = spool.prepare(message, copies)
+        try:
+            sync(spool.path, draft.fds)
+            draft.place()
+            return [stored.number for stored in draft.stored]
+        finally:
+            draft.close()
+    finally:
+        message.close()
+
+
+def visible(folder: Path) -> set[str]:
+    """What a reader sees: everything whose name is not hidden."""
+    return {p.name for p in folder.iterdir() if not p.name.startswith(".")} if folder.is_dir() else set()
+
+
+def with_status(numbers: Iterable[int]) -> set[str]:
+    """The names of messages and their statuses."""
+    return {name for n in numbers for name in (str(n), f"{n}.status")}
+
+
+def _hold(path: str, locked, release) -> None:  # type: ignore[no-untyped-def]
+    import fcntl
+
+    with open(path, "r+b") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        locked.set()
+        release.wait(60)
+
+
+@contextmanager
+def locked_by_another_process(lock: Path) -> Iterator[None]:
+    """Holds the lock of a mailbox as another program would, in the way the contract says."""
+    context = multiprocessing.get_context("spawn")
+    locked, release = context.Event(), context.Event()
+    process = context.Process(target=_hold, args=(str(lock), locked, release))
+    process.start()
+    try:
+        assert locked.wait(20)
+        yield
+    finally:
+        release.set()
+        process.join(20)

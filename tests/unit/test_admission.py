@@ -1,0 +1,49 @@
+"""Who is let in: connections in all, and for each client of the network."""
+
+from __future__ import annotations
+
+from smtpmail.envelope import Client
+from smtpmail.listener import Admission
+from smtpmail.smtp import replies
+
+ONE, OTHER = Client("192.0.2.1", 1, "network"), Client("192.0.2.2", 1, "network")
+LOCAL = Client("127.0.0.1", 1, "loopback")
+
+
+def test_in_all() -> None:
+    admission = Admission(2, 100)
+    assert [admission.enter(c) for c in (ONE, LOCAL)] == [None, None]
+    assert admission.enter(OTHER) is replies.TOO_MANY_CONNECTIONS
+    admission.leave(LOCAL)
+    assert admission.enter(OTHER) is None
+    assert admission.enter(LOCAL) is replies.TOO_MANY_CONNECTIONS
+
+
+def test_for_each_client() -> None:
+    admission = Admission(100, 2)
+    assert [admission.enter(c) for c in (ONE, ONE, OTHER)] == [None] * 3
+    assert admission.enter(ONE) is replies.TOO_MANY_FROM_CLIENT
+    assert admission.enter(OTHER) is None
+    admission.leave(ONE)
+    assert admission.enter(ONE) is None
+
+
+def test_one_network_of_ipv6_is_one_client() -> None:
+    admission = Admission(100, 1)
+    assert admission.enter(Client("2001:db8::1", 1, "network")) is None
+    assert admission.enter(Client("2001:db8::2", 1, "network")) is replies.TOO_MANY_FROM_CLIENT
+    assert admission.enter(Client("2001:db8:0:1::2", 1, "network")) is None
+
+
+def test_loopback_has_no_limit_per_client() -> None:
+    admission = Admission(100, 1)
+    assert [admission.enter(LOCAL) for _ in range(50)] == [None] * 50
+
+
+def test_those_turned_away_do_not_count() -> None:
+    admission = Admission(1, 1)
+    admission.enter(ONE)
+    for _ in range(5):
+        admission.enter(ONE)
+    admission.leave(ONE)
+    assert admission.enter(OTHER) is None
