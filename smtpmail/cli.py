@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from smtpmail import __version__, config
+from smtpmail.admin.trace import trace
 from smtpmail.config import Config, ConfigError
 
 EPILOG = """
@@ -120,6 +121,9 @@ def cli(ctx: click.Context, /, **options: Any) -> None:
     """
     if ctx.invoked_subcommand is None:
         serve(load_config(ctx))
+
+
+cli.add_command(trace)
 
 
 def serve(settings: Config) -> None:
