@@ -10,7 +10,6 @@ from typing import Any, NoReturn
 import click
 
 from smtpmail import __version__, config
-from smtpmail.admin.trace import trace
 from smtpmail.config import Config, ConfigError
 
 EPILOG = """
@@ -123,9 +122,6 @@ def cli(ctx: click.Context, /, **options: Any) -> None:
         serve(load_config(ctx))
 
 
-cli.add_command(trace)
-
-
 def serve(settings: Config) -> None:
     """Checks the settings, then runs the server until a signal ends it. Raises ConfigError."""
     # Imported here: the other commands start faster without.
@@ -140,8 +136,10 @@ def serve(settings: Config) -> None:
 def add_commands() -> None:
     """Puts the sub-commands in their place; they use this module, so they come after it."""
     from smtpmail.admin.queue import queue  # noqa: PLC0415
+    from smtpmail.admin.trace import trace  # noqa: PLC0415
 
     cli.add_command(queue)
+    cli.add_command(trace)
 
 
 def main() -> None:

@@ -60,9 +60,9 @@ class Wanted:
         if self._text in (entry.get("id"), entry.get("of")):
             return True
         values = [entry.get("message_id"), entry.get("sender"), entry.get("recipient")]
-        recipients = entry.get("recipients")
-        if isinstance(recipients, list):
-            values += recipients
+        for several in (entry.get("recipients"), entry.get("about")):
+            if isinstance(several, list):
+                values += several
         if any(isinstance(value, str) and _bare(value).casefold() == self._folded for value in values):
             return True
         reply = entry.get("reply")
@@ -251,7 +251,7 @@ def words(entry: Entry) -> tuple[str, str | None]:
         return "" if value in (None, "", []) else f"{before}{_shown(value)}{after}"
 
     def server() -> str:
-        return of("mx", " by ") + of("address", " (", ")")
+        return of("mx", " by ") + of("address", " (", ")") + of("tls", " over ")
 
     attempt = of("attempt", ", attempt ")
     sender = f"<{of('sender')}>"
@@ -283,8 +283,10 @@ def words(entry: Entry) -> tuple[str, str | None]:
         case "delivery.failed":
             return f"failed for {of('recipient')}{server()}{attempt}: {of('reply')}", "red"
         case "bounce.queued":
-            kind = of("kind") or "bounce"
-            return f"notice ({kind}) about {of('of')}{of('recipient', ', recipient ')}, queued as {of('id')}", "magenta"
+            kind = of("kind", " (", ")")
+            return f"notice{kind} to {of('recipient')} about {of('about') or of('of')}; its id is {of('id')}", "magenta"
+        case "bounce.dropped":
+            return f"no notice to {of('recipient')}: {of('reply')}", "red"
     hidden = ("timestamp", "level", "event", "id")
     fields = "".join(f" {_printable(key)}={_shown(value)}" for key, value in entry.items() if key not in hidden)
     return f"{_shown(entry.get('event'))}{fields}", None
@@ -312,12 +314,12 @@ def _moment(value: Any) -> str:
 
 def tell(story: list[Entry]) -> Iterator[str]:
     """The story in lines for people."""
-    bounces = {entry.get("id") for entry in story if entry.get("event") == "bounce.queued"}
+    bounces = {entry["id"] for entry in story if "of" in entry}
     message = next((e["id"] for e in story if "id" in e and e["id"] not in bounces), None)
     yield click.style(f"Message {_shown(message or next(iter(bounces)))} (times in UTC)", bold=True)
     for entry in story:
         text, colour = words(entry)
-        whose = "the notice: " if entry.get("id") in bounces and entry.get("event") != "bounce.queued" else ""
+        whose = "the notice: " if entry.get("id") in bounces and "of" not in entry else ""
         yield f"  {click.style(_moment(entry['timestamp']), dim=True)}  {click.style(whose + text, fg=colour)}"
 
 

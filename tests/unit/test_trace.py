@@ -82,7 +82,8 @@ LOG: list[tuple[str, bytes]] = [
         "deferred dora",
         line(
             7, "delivery.deferred", "warning", id=RELAYED, recipient="dora@example.net", mx="mx1.example.net",
-            address="2001:db8::25", reply="451 4.7.1 Greylisted", attempt=1, next_try="2026-11-23T10:01:09.5Z",
+            address="2001:db8::25", tls="TLSv1.2 X", reply="451 4.7.1 Greylisted", attempt=1,
+            next_try="2026-11-23T10:01:09.5Z",
         ),
     ),
     (
@@ -92,14 +93,20 @@ LOG: list[tuple[str, bytes]] = [
             address="2001:db8::25", reply="550 5.1.1 No such user (1rZabc-0005xy-2B)", attempt=2,
         ),
     ),
-    ("bounce", line(69.6, "bounce.queued", id=BOUNCE, of=RELAYED, recipient="dora@example.net", kind="failure")),
-    ("stored bounce", line(69.7, "message.stored", id=BOUNCE, user="alice", number=3)),
+    ("stored bounce", line(69.6, "message.stored", id=BOUNCE, user="alice", number=3)),
+    (
+        "bounce",
+        line(
+            69.7, "bounce.queued", id=BOUNCE, of=RELAYED, kind="failure", recipient="alice@dom.fr",
+            about=["dora@example.net"],
+        ),
+    ),
 ]  # fmt: skip
 
 OF_LOCAL = ["open remote", "received local", "stored local", "close remote"]
 OF_RELAYED = [
     "open laptop", "received relayed", "queued relayed", "close laptop", "delivered carl", "deferred dora",
-    "failed dora", "bounce", "stored bounce",
+    "failed dora", "stored bounce", "bounce",
 ]  # fmt: skip
 OF_REFUSED = ["open spammer", "tls spammer", "refused", "close spammer"]
 
@@ -159,7 +166,7 @@ def test_time_orders_a_story_whatever_the_order_of_lines() -> None:
 def test_a_bounce_whose_message_is_in_an_older_log() -> None:
     lines = [raw for name, raw in LOG if name in ("bounce", "stored bounce")]
     for text in (RELAYED, BOUNCE):
-        assert [[e["event"] for e in s] for s in stories(text, lines)] == [["bounce.queued", "message.stored"]]
+        assert [[e["event"] for e in s] for s in stories(text, lines)] == [["message.stored", "bounce.queued"]]
 
 
 def test_a_bounce_that_leaves_is_found_by_what_the_remote_calls_it() -> None:
@@ -167,7 +174,7 @@ def test_a_bounce_that_leaves_is_found_by_what_the_remote_calls_it() -> None:
         received(1, LOCAL, REMOTE, "erika@remote.example", "bob@dom.fr"),
         # The queue may log the bounce before what it is about.
         line(2, "message.queued", id=FOREIGN_BOUNCE, recipients=["erika@remote.example"]),
-        line(2.1, "bounce.queued", id=FOREIGN_BOUNCE, of=LOCAL, recipient="bob@dom.fr", kind="failure"),
+        line(2.1, "bounce.queued", id=FOREIGN_BOUNCE, of=LOCAL, recipient="erika@remote.example"),
         line(3, "delivery.succeeded", id=FOREIGN_BOUNCE, recipient="erika@remote.example", reply="250 OK id=1rZ-2"),
     ]
     assert [len(story) for story in stories("1rZ-2", lines)] == [4]
@@ -317,13 +324,12 @@ def run(arguments: list[str], log: bytes | None = None) -> Result:
                 "10:00:05.000  connection closed: quit",
                 "10:00:06.000  delivered to carl@example.org by mx.example.org (198.51.100.1), attempt 1: "
                 "250 2.0.0 Ok: queued as 4F0A2B9C1D",
-                "10:00:07.000  not yet delivered to dora@example.net by mx1.example.net (2001:db8::25), attempt 1: "
-                "451 4.7.1 Greylisted; next try at 2026-11-23 10:01:09.500",
+                "10:00:07.000  not yet delivered to dora@example.net by mx1.example.net (2001:db8::25) over TLSv1.2 X, "
+                "attempt 1: 451 4.7.1 Greylisted; next try at 2026-11-23 10:01:09.500",
                 "10:01:09.500  failed for dora@example.net by mx1.example.net (2001:db8::25), attempt 2: "
                 "550 5.1.1 No such user (1rZabc-0005xy-2B)",
-                "10:01:09.600  notice (failure) about 0647f2a9c0ffee00002, recipient dora@example.net, "
-                "queued as 0647f2a9c0ffee00003",
-                "10:01:09.700  the notice: stored in the mailbox of alice as 3",
+                "10:01:09.600  the notice: stored in the mailbox of alice as 3",
+                "10:01:09.700  notice (failure) to alice@dom.fr about dora@example.net; its id is 0647f2a9c0ffee00003",
             ],
         ),
         (
