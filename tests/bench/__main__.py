@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import click
 
-from tests.bench import load, measure, processes, report
+from tests.bench import dead, load, measure, processes, report
 from tests.bench.measure import Result, Work
 from tests.bench.servers import USERS, BenchError, Postfix, Server, Smtpmail, free_port, require_programs
 
@@ -29,6 +30,11 @@ WORK = (
     Work("relay, 1 session, one message a connection", "relay", 1, False, 1000, 1.5, 0.5),
 )
 """The rows of the contract. So many messages that Postfix takes some seconds for them."""
+
+DEAD_MESSAGES = 3000
+"""To ten destinations, one of them dead."""
+
+KINDS = ("receive", "relay", "dead")
 
 WARM_UP = 60
 """Messages before the first round: the processes of both servers are there, the folders made."""
@@ -47,7 +53,7 @@ Results = dict[Work, dict[str, list[Result]]]
 )
 @click.option("--messages", type=click.IntRange(20), help="So many in each measurement; to try the bench out.")
 @click.option(
-    "--only", type=click.Choice(["receive", "relay"]), multiple=True, help="Leave the other measurements out."
+    "--only", type=click.Choice(KINDS), multiple=True, help="Leave the other measurements out; repeatable."
 )  # fmt: skip
 @click.option(
     "--dir", "parent", type=click.Path(exists=True, file_okay=False, path_type=Path), default="/var/tmp",
@@ -61,7 +67,7 @@ def main(rounds: int, messages: int | None, only: Sequence[str], parent: Path, m
     """
     if os.getuid():
         raise click.ClickException("root is needed: Postfix does not start without")
-    require_programs("postfix", "smtp-source", "smtp-sink")
+    require_programs("postfix", "smtp-source", "smtp-sink", "ip")
     if report.file_system(parent) in ("tmpfs", "ramfs"):
         raise click.ClickException(f"{parent} is in memory: name a folder on a disk with --dir")
     head = report.circumstances(parent, rounds)
@@ -69,13 +75,22 @@ def main(rounds: int, messages: int | None, only: Sequence[str], parent: Path, m
         click.echo(f"warning: this machine is busy (load average {os.getloadavg()[0]:.2f})", err=True)
     results: Results = {}
     memories: Memories = []
+    nine: dict[str, list[float]] = {}
     with _folder(parent) as folder:
-        for kind in only or ("receive", "relay"):
+        for kind in KINDS:
+            if only and kind not in only:
+                continue
+            if kind == "dead":
+                nine = _measure_dead(messages or DEAD_MESSAGES, rounds, folder / kind)
+                continue
             work = [replace(w, messages=messages or w.messages) for w in WORK if w.kind == kind]
             _measure(kind, work, rounds, folder / kind, results, memories)
-    click.echo(
-        "\n\n".join([head, report.speed(results, markdown=markdown), report.memory(memories, markdown=markdown)])
-    )
+    parts = [head]
+    if results:
+        parts += [report.speed(results, markdown=markdown), report.memory(memories, markdown=markdown)]
+    if nine:
+        parts.append(report.dead(nine, markdown=markdown))
+    click.echo("\n\n".join(parts))
 
 
 @contextlib.contextmanager
@@ -95,12 +110,15 @@ def _measure(kind: str, work: list[Work], rounds: int, folder: Path, results: Re
     with contextlib.ExitStack() as stack:
         sink = None
         smarthost = None
+        options: list[str] = []
         if kind == "relay":
             smarthost = free_port()
             sink = load.Sink("127.0.0.1", smarthost)
             stack.callback(sink.stop)
+            # No name server is there: nothing is to be looked up, and no query may leave.
+            options = ["--smarthost", f"127.0.0.1:{smarthost}", "--resolver", "127.0.0.1:9"]
         servers: list[Server] = [
-            Smtpmail(folder / "smtpmail", smarthost=smarthost),
+            Smtpmail(folder / "smtpmail", *options),
             Postfix(folder / "postfix", smarthost=smarthost),
         ]
         for server in servers:
@@ -127,7 +145,21 @@ def _measure(kind: str, work: list[Work], rounds: int, folder: Path, results: Re
             memories.append((f"after: {item.name}", {s.name: processes.memory(s.pid) for s in servers}))
 
 
+def _measure_dead(messages: int, rounds: int, folder: Path) -> dict[str, list[float]]:
+    """Messages a second to nine destinations while the tenth is alive, and while it is dead."""
+    rates: dict[str, list[float]] = {"alive": [], "dead": []}
+    with dead.network() as (net, sinks):
+        for turn in range(rounds):
+            for state, domain in (("alive", dead.ALIVE), ("dead", dead.DEAD)):
+                rate = dead.run(net, sinks, domain, messages, folder / f"{state}{turn}")
+                rates[state].append(rate)
+                click.echo(f"nine destinations, the tenth {state}, round {turn + 1}: {rate:.0f} msg/s", err=True)
+    return rates
+
+
 if __name__ == "__main__":
+    # Whoever ends the bench is left with nothing running.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         main(prog_name="python -m tests.bench")
     except BenchError as error:

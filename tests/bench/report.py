@@ -86,6 +86,21 @@ def memory(rows: Sequence[tuple[str, Mapping[str, Memory]]], *, markdown: bool) 
     return table(["memory", *columns], lines, markdown=markdown)
 
 
+def dead(rates: Mapping[str, Sequence[float]], *, markdown: bool) -> str:
+    """What nine destinations get while the tenth is alive or dead: medians, and the span of the rounds."""
+    usual = statistics.median(rates["alive"])
+    rows = [
+        (
+            f"relay to nine destinations, the tenth {state}",
+            f"{statistics.median(of_state):.0f}",
+            f"{min(of_state):.0f}-{max(of_state):.0f}",
+            f"{statistics.median(of_state) / usual:.2f}",
+        )
+        for state, of_state in rates.items()
+    ]
+    return table(["one dead destination among ten", "msg/s", "span", "ratio"], rows, markdown=markdown)
+
+
 def circumstances(folder: Path, rounds: int) -> str:
     """When, on what and how it was measured."""
     processor = next(
@@ -105,7 +120,8 @@ def circumstances(folder: Path, rounds: int) -> str:
 
 def file_system(folder: Path) -> str:
     """The type of the file system that holds the folder."""
-    return _output("findmnt", "--noheadings", "--output", "FSTYPE", "--target", str(folder))
+    # The last one lies on top of the others.
+    return _output("findmnt", "--noheadings", "--output", "FSTYPE", "--target", str(folder)).split()[-1]
 
 
 def _output(*command: str) -> str:

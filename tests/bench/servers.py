@@ -49,28 +49,41 @@ class Server(Protocol):
 
 
 class Smtpmail:
-    """This project, from this tree, with defaults but for addresses and folders."""
+    """This project, from this tree, with its defaults but for addresses and folders."""
 
     name = "smtpmail"
 
-    def __init__(self, folder: Path, smarthost: int | None = None) -> None:
+    def __init__(self, folder: Path, *options: str, within: Sequence[str] = ()) -> None:
+        """`within` are words before the command, `ip netns exec NAME` for instance."""
         self.port = free_port()
         self.pid = 0
         self._folder = folder
-        self._smarthost = smarthost
+        self._options = options
+        self._within = within
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        self._folder.mkdir()
-        settings = self._folder / "settings.toml"
+        self._folder.mkdir(parents=True)
+        settings, log = self._folder / "settings.toml", self._folder / "log"
         settings.touch()  # the machine's own settings are none of ours
-        options = ["--loopback", f"127.0.0.1:{self.port}", "--no-network"]
-        if self._smarthost is not None:
-            # No name server is there: nothing is to be looked up, and no query may leave.
-            options += ["--smarthost", f"127.0.0.1:{self._smarthost}", "--resolver", "127.0.0.1:9"]
-        self._process = start_smtpmail(settings, self._folder / "spool", options, self._folder / "log")
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("SMTPMAIL_")}
+        command = [*self._within, sys.executable, "-m", "smtpmail", "--config", str(settings)]
+        command += ["--spool", str(self._folder / "spool"), "--suffix", DOMAIN, "--hostname", f"mx.{DOMAIN}"]
+        command += ["--loopback", f"127.0.0.1:{self.port}", "--no-network", "--log-format", "json", *self._options]
+        with open(log, "wb") as output:
+            self._process = subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stderr=output
+            )  # fmt: skip
         self.pid = self._process.pid
-        wait_for_greeting(self._process, "127.0.0.1", self.port, self._folder / "log")
+        self._wait_for_start(log)
+
+    def _wait_for_start(self, log: Path) -> None:
+        assert self._process is not None
+        give_up = time.monotonic() + START_SECONDS
+        while b'"event": "server.started"' not in log.read_bytes():
+            if self._process.poll() is not None or time.monotonic() > give_up:
+                raise BenchError(f"smtpmail does not start: {log.read_text(errors='replace')[-400:]!r}")
+            time.sleep(0.05)
 
     def stop(self) -> None:
         if self._process is not None:
@@ -82,17 +95,6 @@ class Smtpmail:
                 return [entry.path for entry in entries if entry.name.isdigit()]
         except FileNotFoundError:
             return []
-
-
-def start_smtpmail(
-    settings: Path, spool: Path, options: Sequence[str], log: Path, within: Sequence[str] = ()
-) -> subprocess.Popen[bytes]:
-    """Starts this tree's smtpmail; `within` are words before the command, `ip netns exec NAME` for instance."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("SMTPMAIL_")}
-    command = [*within, sys.executable, "-m", "smtpmail", "--config", str(settings), "--spool", str(spool)]
-    command += ["--suffix", DOMAIN, "--hostname", f"mx.{DOMAIN}", "--log-format", "json", *options]
-    with open(log, "wb") as output:
-        return subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stderr=output)
 
 
 class Postfix:
@@ -150,7 +152,14 @@ class Postfix:
         (self._config / "master.cf").write_text(self._services(Path("/etc/postfix/master.cf").read_text()))
         self._postfix("start", timeout=START_SECONDS)
         self.pid = int((self._folder / "queue/pid/master.pid").read_text())
-        wait_for_greeting(None, "127.0.0.1", self.port, self._folder / "log")
+        self._wait_for_greeting()
+
+    def _wait_for_greeting(self) -> None:
+        """master listens at once; it is the first smtpd that greets."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=START_SECONDS) as sock:
+            if sock.recv(4) != b"220 ":
+                raise BenchError(f"Postfix does not greet; its log is {self._folder / 'log'}")
+            sock.sendall(b"QUIT\r\n")
 
     def _services(self, text: str) -> str:
         """Debian's master.cf with our port, nothing in a chroot, and the log to a file."""
@@ -196,20 +205,6 @@ def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
-
-
-def wait_for_greeting(process: subprocess.Popen[bytes] | None, host: str, port: int, log: Path) -> None:
-    """Returns when the server greets. Raises BenchError with the end of its log when it does not."""
-    give_up = time.monotonic() + START_SECONDS
-    while time.monotonic() < give_up and (process is None or process.poll() is None):
-        try:
-            with socket.create_connection((host, port), timeout=5) as sock:
-                if sock.recv(4) == b"220 ":
-                    sock.sendall(b"QUIT\r\n")
-                    return
-        except OSError:
-            time.sleep(0.05)
-    raise BenchError(f"no greeting on port {port}; its log ends: {log.read_text(errors='replace')[-400:]!r}")
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
