@@ -245,10 +245,14 @@ class Lab:
         run("ip", "-n", self._wire, "link", "set", "dev", name, "master", "br0", "up")
         run("ip", "-n", namespace, "link", "set", "lo", "up")
         run("ip", "-n", namespace, "link", "set", "eth0", "up")
-        for address in addresses:
-            # nodad: an address is usable at once, without a second of duplicate address detection.
-            nodad = ["nodad"] if ":" in address else []
-            run("ip", "-n", namespace, "address", "add", address, "dev", "eth0", *nodad)
+        for number, address in enumerate(addresses):
+            options = []
+            if ":" in address:
+                # Usable at once, without a second of duplicate address detection; and the first one is the source of
+                # what the host sends, as the first is with IPv4.
+                first = not any(":" in earlier for earlier in addresses[:number])
+                options = ["nodad"] if first else ["nodad", "preferred_lft", "0"]
+            run("ip", "-n", namespace, "address", "add", address, "dev", "eth0", *options)
         unshare = ["unshare", "--mount", "--uts", "--propagation", "private"]
         package = self._packages.get(name)
         init = subprocess.Popen(
