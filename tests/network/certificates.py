@@ -33,7 +33,7 @@ class Authority:
         run("openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
             "-subj", f"/CN={names[0]}", "-keyout", str(key), "-out", str(request))
         run("openssl", "x509", "-req", "-in", str(request), "-CA", str(self.certificate), "-CAkey", str(self._key),
-            "-CAcreateserial", "-days", "2", "-extfile", str(extensions), "-out", str(certificate))
+            "-days", "2", "-extfile", str(extensions), "-out", str(certificate))
         return certificate, key
 
     def install(self, host: Host, names: Sequence[str]) -> None:

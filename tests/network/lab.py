@@ -108,7 +108,10 @@ class Host:
         path.chmod(mode)
 
     def command(self, *argv: str) -> list[str]:
-        """The command as run on the host.  The process keeps its PID (signals reach it) and ends with the test run."""
+        """The command as run on the host.  The process keeps its PID, so that signals reach it.
+
+        It ends with the thread that starts it (prctl(2), PR_SET_PDEATHSIG): start daemons from the main thread.
+        """
         enter = ["nsenter", "--target", str(self._init.pid), "--net", "--mount", "--uts", "--"]
         return ["setpriv", "--pdeathsig", "KILL", "--", *enter, *argv]
 

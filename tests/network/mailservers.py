@@ -9,11 +9,12 @@ from __future__ import annotations
 import email
 import email.policy
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from email.message import EmailMessage
 from pathlib import Path
 
 from . import certificates
-from .lab import Host, LabError, wait_until
+from .lab import COMMAND_TIMEOUT, Host, LabError, wait_until
 
 USERS = ("alice", "carol")
 INTERNATIONAL_USER = "jos\u00e9"
@@ -60,6 +61,9 @@ class MailServer(ABC):
     def launch(self) -> None:
         """Start the daemon."""
 
+    def forget_hosts(self) -> None:  # noqa: B027  # nothing to do is the usual case
+        """Forget what the daemon has learned about other hosts, for one of them is about to be another one."""
+
     @abstractmethod
     def log(self) -> str:
         """What the daemon has logged so far."""
@@ -68,14 +72,20 @@ class MailServer(ABC):
         """The messages that lie in a user's maildir."""
         return [_parse(path) for path in sorted(self.host.path(f"{_MAIL}/{user}/new").glob("*"))]
 
-    def wait_for(self, user: str, subject: str, timeout: float = 8.0) -> EmailMessage:
+    def wait_for(self, user: str, subject: str, timeout: float = 15.0) -> EmailMessage:
         """Wait until a message with that subject (a part of it) lies in the user's maildir."""
+        return self._wait(user, lambda message: subject in message.get("Subject", ""), f"{subject!r}", timeout)
 
+    def wait_for_content(self, user: str, text: str, timeout: float = 15.0) -> str:
+        """Wait until a message with that text anywhere in it lies in the user's maildir; returns it whole."""
+        return self._wait(user, lambda message: text in str(message), f"a message with {text!r}", timeout).as_string()
+
+    def _wait(self, user: str, accept: Callable[[EmailMessage], bool], what: str, timeout: float) -> EmailMessage:
         def find() -> EmailMessage | None:
-            return next((each for each in self.messages(user) if subject in each.get("Subject", "")), None)
+            return next(filter(accept, self.messages(user)), None)
 
         try:
-            found = wait_until(find, f"{subject!r} in the mailbox of {user} at {self.name}", timeout)
+            found = wait_until(find, f"{what} in the mailbox of {user} at {self.name}", timeout)
         except LabError as error:
             raise LabError(f"{error}; its log ends with:\n{self.log()[-3000:]}") from None
         assert found is not None
@@ -261,7 +271,13 @@ match from local for any action "out"
     def launch(self) -> None:
         self.host.run("install", "-d", "-m", "0755", "/var/lib/opensmtpd/empty")
         self.host.run("install", "-d", "-m", "0711", "/var/spool/smtpd")
-        self.host.daemon("/usr/sbin/smtpd", "-d")
+        self._daemon = self.host.daemon("/usr/sbin/smtpd", "-d")
+
+    def forget_hosts(self) -> None:
+        # It keeps connections open for reuse, and leaves a host alone for a long time after one of them broke.
+        self._daemon.terminate()
+        self._daemon.wait(COMMAND_TIMEOUT)
+        self.launch()
 
     def log(self) -> str:
         return _read(self.host, "/run/smtpd.out")
