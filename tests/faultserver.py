@@ -22,6 +22,7 @@ noted in `violations` and never ends the session, so that a test sees all of it.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import enum
 import re
@@ -130,6 +131,8 @@ class Session:
     """`C: ` what the client said, `S: ` what it was told, a line each; without contents."""
     messages: list[Message] = field(default_factory=list)
     tls: bool = False
+    user: str | None = None
+    """Who has logged in with AUTH."""
     ended: bool = False
 
     @property
@@ -141,12 +144,18 @@ class FaultServer:
     """Listens from construction on; serves between start() and stop(), or as a context manager."""
 
     def __init__(self, script: Script | None = None, *, listeners: Sequence[socket.socket] = (),
-                 extensions: Sequence[str] = EXTENSIONS, tls: ssl.SSLContext | None = None,
-                 hostname: str = "fault.test") -> None:
-        """`listeners`: listening sockets to serve, by default a new one on a free port of 127.0.0.1."""
+                 extensions: Sequence[str] = EXTENSIONS, tls: ssl.SSLContext | None = None, implicit_tls: bool = False,
+                 accounts: Mapping[str, str] | None = None, hostname: str = "fault.test") -> None:
+        """`listeners`: listening sockets to serve, by default a new one on a free port of 127.0.0.1.
+
+        `tls`: offer STARTTLS with it, or begin with the handshake (`implicit_tls`).  `accounts`: passwords by user;
+        with them AUTH PLAIN and LOGIN are offered, over TLS only, and wanted before MAIL.
+        """
         self.script = dict(script or {})
         self.extensions = list(extensions)
         self.tls = tls
+        self.implicit_tls = implicit_tls
+        self.accounts = accounts
         self.hostname = hostname
         self.sessions: list[Session] = []
         self.violations: list[str] = []
@@ -282,6 +291,8 @@ class _Dialogue:
         self._chunks = b""
 
     def run(self) -> None:
+        if self.server.implicit_tls:
+            self._handshake()
         self._answer("connect", f"220 {self.server.hostname} ESMTP")
         while True:
             self._command(self._line())
@@ -304,7 +315,7 @@ class _Dialogue:
             self._violation(f"not ASCII, without SMTPUTF8: {line}")
         handler = {
             "EHLO": self._ehlo, "HELO": self._helo, "STARTTLS": self._starttls, "MAIL": self._mail, "RCPT": self._rcpt,
-            "DATA": self._data, "BDAT": self._bdat, "RSET": self._rset, "QUIT": self._quit,
+            "AUTH": self._auth, "DATA": self._data, "BDAT": self._bdat, "RSET": self._rset, "QUIT": self._quit,
         }.get(verb)
         if handler is not None:
             handler(argument)
@@ -321,6 +332,8 @@ class _Dialogue:
             offers = [offer for offer in offers if offer != "STARTTLS"]
         elif self.server.tls and "STARTTLS" not in offers:
             offers.append("STARTTLS")
+        if self.server.accounts and self.session.tls:
+            offers.append("AUTH PLAIN LOGIN")
         lines = [self.server.hostname, *offers]
         reply = "\r\n".join(f"250{'-' if line is not lines[-1] else ' '}{line}" for line in lines)
         self._extended = self._answer("EHLO", reply)
@@ -332,9 +345,13 @@ class _Dialogue:
         self._forget()
 
     def _starttls(self, argument: str) -> None:
-        if not self._answer("STARTTLS", "220 2.0.0 go ahead"):
-            return
-        self._buffer = b""
+        if self._answer("STARTTLS", "220 2.0.0 go ahead"):
+            self._buffer = b""
+            self._handshake()
+            self._extended = False
+            self._forget()
+
+    def _handshake(self) -> None:
         fault = self.server.fault("handshake")
         if fault is not None:
             self._perform(fault, b"")
@@ -342,11 +359,31 @@ class _Dialogue:
             raise _Over
         self._socket = self.server.tls.wrap_socket(self._socket, server_side=True)
         self.session.tls = True
-        self._extended = False
-        self._forget()
+
+    def _auth(self, argument: str) -> None:
+        """RFC 4954 with PLAIN (RFC 4616) and LOGIN."""
+        mechanism, _, initial = argument.partition(" ")
+        if not self.session.tls:
+            self._violation("credentials without TLS")
+        if mechanism.upper() == "PLAIN":
+            _, user, password = (_decoded(initial) if initial else self._challenge("")).split("\0")
+        else:
+            user = _decoded(initial) if initial else self._challenge("Username:")
+            password = self._challenge("Password:")
+        if (self.server.accounts or {}).get(user) != password:
+            self._answer("AUTH", "535 5.7.8 wrong user or password")
+        elif self._answer("AUTH", "235 2.7.0 welcome"):
+            self.session.user = user
+
+    def _challenge(self, question: str) -> str:
+        self._perform(None, b"334 " + base64.b64encode(question.encode()) + b"\r\n")
+        return _decoded(self._line().decode("ascii", "replace"))
 
     def _mail(self, argument: str) -> None:
         address, parameters = self._path(argument, "FROM:")
+        if self.server.accounts and self.session.user is None:
+            self._answer("MAIL", "530 5.7.0 log in first")
+            return
         if self._sender is not None:
             self._answer("MAIL", "503 5.5.1 there is a transaction already")
             return
@@ -514,6 +551,10 @@ class _Dialogue:
     def _violation(self, what: str) -> None:
         with self.server.noting():
             self.server.violations.append(what)
+
+
+def _decoded(text: str) -> str:
+    return base64.b64decode(text).decode()
 
 
 def _positive(reply: bytes) -> bool:

@@ -180,6 +180,26 @@ def test_starttls_and_a_handshake_that_fails_once(tmp_path: Path) -> None:
     assert server.accepted[0].tls
 
 
+def test_implicit_tls_and_accounts(tmp_path: Path) -> None:
+    trusting = ssl._create_unverified_context()
+    with FaultServer(tls=tls_context(tmp_path), implicit_tls=True, accounts={"ann": "secret"}) as server:
+        for mechanism in ("PLAIN", "LOGIN"):
+            with smtplib.SMTP_SSL(*server.address, timeout=5, context=trusting) as client:
+                client.ehlo()
+                assert client.mail("alice@dom.test")[0] == 530
+                client.user, client.password = "ann", "secret"
+                authenticate = getattr(client, f"auth_{mechanism.lower()}")
+                assert client.auth(mechanism, authenticate)[0] == 235
+                client.sendmail("alice@dom.test", ["bob@one.test"], CONTENT)
+        with (
+            smtplib.SMTP_SSL(*server.address, timeout=5, context=trusting) as client,
+            pytest.raises(smtplib.SMTPAuthenticationError),
+        ):
+            client.login("ann", "wrong")
+    assert [session.user for session in server.sessions] == ["ann", "ann", None]
+    assert len(server.accepted) == 2
+
+
 @pytest.mark.parametrize(
     ("what", "extensions", "commands"),
     [

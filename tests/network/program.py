@@ -19,6 +19,7 @@ from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
+from . import certificates
 from .lab import Host, LabError, wait_until
 
 CHECKOUT = Path(__file__).parents[2]
@@ -60,7 +61,7 @@ class Program:
     def start(self) -> None:
         """Start it and wait until it serves."""
         command = [sys.executable, "-m", "smtpmail", *self._options]
-        environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "SSL_CERT_FILE": certificates.AUTHORITY}
         self._process = self.host.spawn(*command, stderr=subprocess.PIPE, text=True, env=environment)
         self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
         self._reader.start()
@@ -105,19 +106,19 @@ class Program:
         with self._changed:
             return [entry for entry in self._log if _matches(entry, event, fields)]
 
-    def wait_for(self, event: str, *, timeout: float = 15.0, count: int = 1, **fields: Any) -> Entry:
-        """Wait for the `count`th entry of that event whose fields have these values."""
+    def wait_for(self, event: str, *others: str, timeout: float = 15.0, count: int = 1, **fields: Any) -> Entry:
+        """Wait for the `count`th entry of that event, or of one of the others, whose fields have these values."""
         found: list[Entry] = []
 
         def there() -> bool:
-            found[:] = [entry for entry in self._log if _matches(entry, event, fields)]
+            found[:] = [entry for entry in self._log for name in (event, *others) if _matches(entry, name, fields)]
             ended = bool(self._log) and self._log[-1]["event"] == "log ended"
             return len(found) >= count or ended
 
         with self._changed:
             self._changed.wait_for(there, timeout)
         if len(found) < count:
-            raise LabError(f"no {event} with {fields} within {timeout:g} s; {self._tail()}")
+            raise LabError(f"no {' or '.join((event, *others))} with {fields} within {timeout:g} s; {self._tail()}")
         return found[count - 1]
 
     def _tail(self) -> str:
