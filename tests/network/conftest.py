@@ -116,7 +116,7 @@ def start_ours(lab: Lab, authority: certificates.Authority, tmp_path: Path) -> I
 @pytest.fixture(scope="module")
 def ours(lab: Lab, authority: certificates.Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     """smtpmail on its host, with STARTTLS, for all tests of a module."""
-    program = Program(lab["ours"], tmp_path_factory.mktemp("ours"), *TLS_OPTIONS, *IMPATIENT)
+    program = Program(lab["ours"], tmp_path_factory.mktemp("ours"), *TLS_OPTIONS)
     program.start()
     yield program
     assert program.stop() == 0

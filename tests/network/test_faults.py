@@ -172,7 +172,7 @@ def test_recipients_are_answered_for_one_by_one(ours: Program, serve_one: ServeO
 
 
 def test_too_many_recipients_for_one_transaction(ours: Program, serve_one: ServeOne) -> None:
-    """452 4.5.3: the rest goes in the next transaction (RFC 5321 4.5.3.1.10), without being called deferred for long."""
+    """452 4.5.3: the rest goes in the next transaction (RFC 5321 4.5.3.1.10)."""
     names = [f"r{number}@one.test" for number in range(6)]
     server = serve_one({f"RCPT {name}": [say("452 4.5.3 too many")] for name in names[3:]})
     sent = ours.send(*names)
