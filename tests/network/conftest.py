@@ -47,7 +47,7 @@ def _missing() -> str | None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _requirements() -> None:
+def requirements() -> None:
     reason = _missing()
     if reason and os.environ.get("CI") == "true":
         pytest.fail(reason)
@@ -56,7 +56,7 @@ def _requirements() -> None:
 
 
 @pytest.fixture(scope="session")
-def lab(_requirements: None) -> Iterator[Lab]:
+def lab(requirements: None) -> Iterator[Lab]:
     """All hosts, with the DNS running."""
     with Lab(HOSTS, {"exim": CACHE / "exim", "opensmtpd": CACHE / "opensmtpd"}) as lab:
         for host in lab:

@@ -141,19 +141,13 @@ class Program:
                mail_options: Sequence[str] = (), rcpt_options: Sequence[str] = ()) -> Sent:
         """Hand it a message with smtplib, for what swaks cannot say: 8-bit contents, SMTPUTF8, DSN parameters."""
         with self.host.call(smtplib.SMTP, "127.0.0.1", 25, "localhost", 15) as client:
-            # smtplib tells nobody the reply to the content.
-            replies: list[bytes] = []
-            data = client.data
-
-            def remember(message: bytes) -> tuple[int, bytes]:
-                code, text = data(message)
-                replies.append(text)
-                return code, text
-
-            client.data = remember  # type: ignore[method-assign]
-            client.sendmail(sender, recipients, content, mail_options, rcpt_options)
+            client.ehlo()
+            replies = [client.mail(sender, mail_options), *(client.rcpt(each, rcpt_options) for each in recipients)]
+            replies.append(client.data(content))
+        if any(code // 100 != 2 for code, _ in replies):
+            raise LabError(f"not acknowledged: {replies}")
         subject = email.message_from_bytes(content, policy=email.policy.SMTPUTF8)["Subject"]
-        return self._sent(replies[0].decode(), subject)
+        return self._sent(replies[-1][1].decode(), subject)
 
     @staticmethod
     def _sent(said: str, subject: str) -> Sent:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from email.message import EmailMessage
+from typing import cast
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ def recipients(message: EmailMessage) -> dict[str, RecipientReport]:
     assert status.get_content_type() in {"message/delivery-status", "message/global-delivery-status"}
     assert len(returned) == 1
     assert message["Return-Path"] == "<>"
-    per_message, *per_recipient = status.get_payload()
+    per_message, *per_recipient = cast(list[EmailMessage], status.get_payload())
     assert per_message["Reporting-MTA"].startswith("dns;")
     found = {}
     for fields in per_recipient:

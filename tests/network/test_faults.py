@@ -150,7 +150,8 @@ def test_a_5xx_bounces_with_its_words(ours: Program, serve_one: ServeOne, point:
     assert report.status == "5.7.9"
     assert report.diagnostic.startswith("554")
     assert "the first line" in report.diagnostic and "and the second" in report.diagnostic
-    assert "and the second" in notice.get_body().get_content()
+    explanation = next(notice.iter_parts())
+    assert "and the second" in explanation.get_content()
     assert server.accepted == []
 
 

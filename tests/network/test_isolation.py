@@ -8,6 +8,7 @@ import json
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import dns.resolver
 import dns.reversename
@@ -26,8 +27,8 @@ def namespaces() -> list[str]:
     return [path.name for path in NETNS.glob(f"netlab-{os.getpid()}-*")]
 
 
-def ip(namespace: str, *arguments: str) -> list[dict]:
-    return json.loads(run("ip", "-n", namespace, "-json", *arguments).stdout or "[]")
+def ip(namespace: str, *arguments: str) -> list[dict[str, Any]]:
+    return list(json.loads(run("ip", "-n", namespace, "-json", *arguments).stdout or "[]"))
 
 
 def test_there_are_only_the_hosts_and_the_bridge(lab: Lab) -> None:

@@ -168,15 +168,15 @@ def test_requiretls_bounces_rather_than_leak(
     assert server.messages == []
 
 
+@pytest.mark.parametrize("name", ["postfix", "exim"])
 def test_real_servers_without_requiretls_bounce_it(
-    ours: Program, authority: Authority, mailservers: dict[str, MailServer]
+    ours: Program, authority: Authority, mailservers: dict[str, MailServer], name: str
 ) -> None:
     """Postfix 3.7 and Exim 4.96 do not know it."""
-    for name in ("postfix", "exim"):
-        recipient = f"carol@{mailservers[name].domain}"
-        submit_requiretls(ours, authority, recipient)
-        notice = ours.wait_for_mail("alice", lambda message, who=recipient: concerns(message, who), "a bounce")
-        assert recipients(notice)[recipient].status == "5.7.30"
+    recipient = f"carol@{mailservers[name].domain}"
+    submit_requiretls(ours, authority, recipient)
+    notice = ours.wait_for_mail("alice", lambda message: concerns(message, recipient), "a bounce")
+    assert recipients(notice)[recipient].status == "5.7.30"
 
 
 # --- the smart host
