@@ -1,0 +1,85 @@
+"""The DNS of the test network: knot, authoritative for the zones below zones/, and unbound, a resolver that starts at
+the network's own root.  Both run on one host."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from .lab import Host
+
+ZONES = Path(__file__).with_name("zones")
+RESOLVER = "192.0.2.53"
+AUTHORITY = ("192.0.2.54", "2001:db8::54")
+
+_KNOT = f"""
+server:
+  listen: [{', '.join(f'{address}@53' for address in AUTHORITY)}]
+  rundir: /run/knot
+  user: root:root
+  automatic-acl: off
+database:
+  storage: /run/knot
+log:
+  - target: stderr
+    any: notice
+template:
+  - id: default
+    storage: {ZONES}
+    zonefile-sync: -1
+    journal-content: none
+    semantic-checks: off
+zone:
+  - domain: .
+    file: root.zone
+"""
+
+# The blocked and localhost-only zones of RFC 6303 and RFC 6761 are what this network consists of: "nodefault".
+# The host's PTR zones and .test must be asked for like any others.
+_UNBOUND = f"""
+server:
+  interface: {RESOLVER}
+  interface: 2001:db8::53
+  access-control: 192.0.2.0/24 allow
+  access-control: 2001:db8::/32 allow
+  chroot: ""
+  username: ""
+  directory: /run
+  pidfile: ""
+  use-syslog: no
+  logfile: ""
+  log-queries: yes
+  do-daemonize: no
+  module-config: iterator
+  root-hints: /etc/lab.hints
+  local-zone: test. nodefault
+  local-zone: 2.0.192.in-addr.arpa. nodefault
+  local-zone: 8.b.d.0.1.0.0.2.ip6.arpa. nodefault
+  num-threads: 1
+  cache-max-negative-ttl: 1
+remote-control:
+  control-enable: no
+"""
+
+_HINTS = f""". 3600 NS ns.test.
+ns.test. 3600 A {AUTHORITY[0]}
+ns.test. 3600 AAAA {AUTHORITY[1]}
+"""
+
+
+def start(host: Host) -> None:
+    """Start both servers and wait until they answer."""
+    zones = [path.name for path in sorted(ZONES.glob("*.zone")) if path.name != "root.zone"]
+    listed = "".join(f"  - domain: {name.removesuffix('.zone')}\n    file: {name}\n" for name in zones)
+    host.write("/etc/knot/lab.conf", _KNOT + listed)
+    host.path("/run/knot").mkdir()
+    host.daemon("knotd", "--config", "/etc/knot/lab.conf", port=53, address=AUTHORITY[0])
+    host.write("/etc/lab.hints", _HINTS)
+    host.write("/etc/unbound/lab.conf", _UNBOUND)
+    host.daemon("unbound", "-d", "-c", "/etc/unbound/lab.conf", port=53, address=RESOLVER)
+
+
+def questions(host: Host, name: str, rrtype: str) -> int:
+    """How often the resolver has been asked for these records since it started."""
+    log = host.path("/run/unbound.out").read_text()
+    return len(re.findall(rf"info: \S+ {re.escape(name)}\. {rrtype} IN$", log, re.MULTILINE))
