@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Callable
@@ -41,8 +42,22 @@ class GroupedCommand(click.Command):
                 formatter.write_dl(records)
 
 
+COMMANDS = {"check": "smtpmail.admin.check", "dns": "smtpmail.admin.dns"}
+"""Each sub-command and the module that has it, under the same name: imported when asked for."""
+
+
 class MainCommand(GroupedCommand, click.Group):
     """`smtpmail [OPTIONS]` is the server, `smtpmail COMMAND` asks it something."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        module = COMMANDS.get(cmd_name)
+        if module is None:
+            return None
+        command: click.Command = getattr(importlib.import_module(module), cmd_name)
+        return command
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         GroupedCommand.format_options(self, ctx, formatter)

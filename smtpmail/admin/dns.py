@@ -13,12 +13,12 @@ from smtpmail.admin.dns_check import MailHost, findings
 from smtpmail.admin.dns_lookup import LookupFailed, make_resolver, through
 from smtpmail.admin.dns_records import Address, needed
 from smtpmail.admin.dns_update import Publisher, UpdateFailed, parse_key
-from smtpmail.cli import cli, load_config, setting_options
+from smtpmail.cli import load_config, setting_options
 from smtpmail.config import Config, ConfigError
 from smtpmail.network import public_addresses
 
 
-class AddressType(click.ParamType):
+class AddressType(click.ParamType[Address]):
     """An IP address on the command line."""
 
     name = "address"
@@ -37,7 +37,7 @@ address_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
 
-@cli.group()
+@click.group()
 def dns() -> None:
     """The DNS records that the local domains need: list, publish or check them."""
 
@@ -47,7 +47,7 @@ def dns() -> None:
 @address_option
 @json_option
 @click.pass_context
-def records(ctx: click.Context, addresses: tuple[Address, ...], as_json: bool, **_: Any) -> None:
+def records(ctx: click.Context, /, addresses: tuple[Address, ...], as_json: bool, **_: Any) -> None:
     """List the records as lines of a zone file, to be entered at the provider."""
     host = mail_host(load_config(ctx), addresses)
     wanted = needed(host.domains, host.hostname, host.addresses)
@@ -63,12 +63,25 @@ def records(ctx: click.Context, addresses: tuple[Address, ...], as_json: bool, *
 @address_option
 @json_option
 @click.option("--server", metavar="HOST", help="The primary server. Default: the one that the zone's SOA record names.")
-@click.option("--key-file", type=click.File(), required=True, metavar="FILE", help="The TSIG key, as tsig-keygen writes it; - for standard input.")
-@click.option("--wait", type=float, default=0, metavar="SECONDS", help="Wait until all authoritative servers answer with the records.")
+@click.option(
+    "--key-file",
+    type=click.File(),
+    required=True,
+    metavar="FILE",
+    help="The TSIG key, as tsig-keygen writes it; - for standard input.",
+)
+@click.option(
+    "--wait",
+    type=float,
+    default=0,
+    metavar="SECONDS",
+    help="Wait until all authoritative servers answer with the records.",
+)
 @click.option("--dry-run", is_flag=True, help="Only show what would be changed.")
 @click.pass_context
 def publish(
     ctx: click.Context,
+    /,
     addresses: tuple[Address, ...],
     as_json: bool,
     server: str | None,
@@ -82,7 +95,7 @@ def publish(
     host = mail_host(settings, addresses)
     wanted = needed(host.domains, host.hostname, host.addresses)
     try:
-        publisher = Publisher(make_resolver(settings.resolver), parse_key(key_file.read()), server)
+        publisher = Publisher(make_resolver(getattr(settings, "resolver", ())), parse_key(key_file.read()), server)
         changes = publisher.publish(wanted, dry_run=dry_run)
         if wait and not dry_run:
             publisher.wait(wanted, wait)
@@ -100,11 +113,13 @@ def publish(
 @address_option
 @json_option
 @click.pass_context
-def check(ctx: click.Context, addresses: tuple[Address, ...], as_json: bool, **_: Any) -> None:
+def check(ctx: click.Context, /, addresses: tuple[Address, ...], as_json: bool, **_: Any) -> None:
     """Look at this host as a sender or receiver of mail sees it. Exit status 1 when something is wrong."""
     settings = load_config(ctx)
     try:
-        found = list(findings(mail_host(settings, addresses), through(make_resolver(settings.resolver))))
+        found = list(
+            findings(mail_host(settings, addresses), through(make_resolver(getattr(settings, "resolver", ()))))
+        )
     except LookupFailed as error:
         click.echo(f"smtpmail dns check: {error}", err=True)
         sys.exit(1)

@@ -63,7 +63,9 @@ def findings(host: MailHost, lookup: Lookup) -> Iterator[Finding]:
         try:
             yield from run()
         except LookupFailed as error:
-            yield Finding(check, subject, "error", str(error), "see that the host's resolver and the zone's servers work")
+            yield Finding(
+                check, subject, "error", str(error), "see that the host's resolver and the zone's servers work"
+            )
 
 
 def _mx(host: MailHost, domain: str, lookup: Lookup) -> Iterator[Finding]:
@@ -75,7 +77,13 @@ def _mx(host: MailHost, domain: str, lookup: Lookup) -> Iterator[Finding]:
     elif NULL_MX in values:
         yield Finding("mx", domain, "error", "the null MX says that the domain takes no mail", "remove it (RFC 7505)")
     elif target not in names:
-        yield Finding("mx", domain, "error", f"mail goes to {', '.join(names)}, not here", f"add: {absolute(domain)} MX 10 {target}")
+        yield Finding(
+            "mx",
+            domain,
+            "error",
+            f"mail goes to {', '.join(names)}, not here",
+            f"add: {absolute(domain)} MX 10 {target}",
+        )
     elif len(set(names)) > 1:
         others = ", ".join(sorted(set(names) - {target}))
         yield Finding("mx", domain, "warning", f"mail may also go to {others}", "remove what is no backup of this host")
@@ -127,7 +135,9 @@ def _spf(domain: str, address: Address, lookup: Lookup) -> Iterator[Finding]:
     try:
         result = spf.Evaluation(address, lookup).result(domain)
     except spf.PermanentError as error:
-        yield Finding("spf", domain, "error", f"the record can't be evaluated for {address}: {error}", "correct it (RFC 7208)")
+        yield Finding(
+            "spf", domain, "error", f"the record can't be evaluated for {address}: {error}", "correct it (RFC 7208)"
+        )
         return
     if result == "pass":
         yield Finding("spf", domain, "ok", f"{address} may send")

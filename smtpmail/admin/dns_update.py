@@ -25,6 +25,8 @@ ALGORITHMS = ("hmac-sha256", "hmac-sha384", "hmac-sha512")
 PAUSE = 1.0
 """Seconds between two looks at the authoritative servers."""
 
+TSIG_ERRORS = {dns.tsig.PeerBadKey: "BADKEY", dns.tsig.PeerBadSignature: "BADSIG", dns.tsig.PeerBadTime: "BADTIME"}
+
 
 class UpdateFailed(Exception):
     """The records could not be published: one line for people. Never holds the key."""
@@ -122,9 +124,7 @@ class Publisher:
         return ipaddress.ip_address(found[0])
 
     def _send(self, zone: str, primary: Address, changes: Sequence[Change]) -> None:
-        update = dns.update.UpdateMessage(
-            zone, keyring={dns.name.from_text(self._key.name): self._tsig_key()}
-        )
+        update = dns.update.UpdateMessage(zone, keyring={dns.name.from_text(self._key.name): self._tsig_key()})
         for change in changes:
             for value in change.remove:
                 update.delete(change.name, change.type, value)
@@ -134,11 +134,11 @@ class Publisher:
         try:
             response = dns.query.tcp(update, str(primary), timeout=10)
         except dns.tsig.PeerError as error:
-            reason = {dns.tsig.PeerBadKey: "BADKEY", dns.tsig.PeerBadSignature: "BADSIG", dns.tsig.PeerBadTime: "BADTIME"}
-            code = reason.get(type(error), str(error))
+            code = TSIG_ERRORS.get(type(error), str(error))
             if code == "BADTIME":
                 advice = "set the clock of this host"
-            raise UpdateFailed(f"{primary} refused the TSIG key {self._key.name} for {zone}: {code}; {advice}") from None
+            text = f"{primary} refused the TSIG key {self._key.name} for {zone}: {code}; {advice}"
+            raise UpdateFailed(text) from None
         except (OSError, dns.exception.DNSException) as error:
             raise UpdateFailed(f"{primary}, the primary server of {zone}, does not take updates: {error}") from None
         if response.rcode() != dns.rcode.NOERROR:

@@ -103,5 +103,3 @@ class Evaluation:
         self._left -= 1
         if self._left < 0:
             raise PermanentError(f"it needs more than {MAX_LOOKUPS} look-ups")
-
-
