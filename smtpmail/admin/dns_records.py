@@ -1,7 +1,7 @@
 """The DNS records that a mail domain needs, and how they join those that are there. Pure: no network.
 
-One list serves all: `smtpmail dns records` prints it, `publish` sends it. A kind of record that comes later (DKIM, DMARC,
-MTA-STS, TLS-RPT) is one more line in `needed`.
+One list serves all: `smtpmail dns records` prints it, `publish` sends it. A kind of record that comes later (DKIM,
+DMARC, MTA-STS, TLS-RPT) is one more line in `needed`.
 """
 
 from __future__ import annotations
