@@ -1,0 +1,32 @@
+"""A stream of mail: sends COUNT messages to ADDRESS's port 25, one connection each, as a patient server does: what is not
+accepted is tried again. Prints what happened as JSON. Runs on the remote host: stream.py ADDRESS COUNT SUBJECT
+"""
+
+import collections
+import json
+import smtplib
+import sys
+import time
+
+address, count, subject = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+outcomes = collections.Counter()
+for number in range(count):
+    give_up = time.monotonic() + 60
+    while True:
+        try:
+            with smtplib.SMTP(address, 25, local_hostname="remote.example.net", timeout=60) as client:
+                client.sendmail(
+                    "alice@example.net", ["bob@dom.fr"], f"Subject: {subject}\r\nX-Number: {number}\r\n\r\nhello\r\n"
+                )
+            outcomes["accepted"] += 1
+            break
+        except ConnectionRefusedError:
+            outcomes["refused connection"] += 1
+        except smtplib.SMTPServerDisconnected:
+            outcomes["closed"] += 1
+        except smtplib.SMTPResponseException as error:
+            outcomes[str(error.smtp_code)] += 1
+        if time.monotonic() > give_up:
+            sys.exit(f"message {number} was never accepted: {dict(outcomes)}")
+        time.sleep(0.05)
+print(json.dumps(outcomes))
