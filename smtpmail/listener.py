@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import os
 import queue
+import select
 import socket
 import threading
 import time
@@ -110,6 +112,7 @@ class Listener:
         self._workers = workers
         self._serve = serve
         self._closed = False
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC)
         self._thread = threading.Thread(target=self._accept_all, name=f"{kind} {self.address}", daemon=True)
 
     @property
@@ -130,18 +133,23 @@ class Listener:
     def stop(self) -> None:
         """No new connections from here on."""
         self._closed = True
-        with contextlib.suppress(OSError):
-            # Wakes the thread in accept(2); the socket that systemd keeps stays open there.
-            self._sock.shutdown(socket.SHUT_RD)
+        # Not shutdown(2), which would end the listening of the very socket that systemd holds for the next start.
+        os.eventfd_write(self._wake, 1)
         self._thread.join(timeout=5)
         self._sock.close()
+        os.close(self._wake)
 
     def _accept_all(self) -> None:
+        self._sock.setblocking(False)
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        poll.register(self._wake, select.POLLIN)
         while not self._closed:
             try:
                 sock, peer = self._sock.accept()
             except BlockingIOError:
-                continue  # the timeout that accepted sockets inherit
+                poll.poll()
+                continue
             except OSError as error:
                 if not self._closed:
                     # Out of descriptors, say: it passes, and a mail server may not give up.
