@@ -45,8 +45,8 @@ class MailHost:
     port: int = 25
 
 
-def findings(host: MailHost, lookup: Lookup) -> Iterator[Finding]:
-    """All findings, in the order in which a sender would run into them."""
+def findings(host: MailHost, lookup: Lookup, *, look_at_port: bool = True) -> Iterator[Finding]:
+    """All findings, in the order in which a sender would run into them; without the port, those of DNS alone."""
     checks: list[tuple[str, str, Callable[[], Iterator[Finding]]]] = []
     for domain in host.domains:
         checks.append(("mx", domain, lambda domain=domain: _mx(host, domain, lookup)))  # type: ignore[misc]
@@ -57,7 +57,7 @@ def findings(host: MailHost, lookup: Lookup) -> Iterator[Finding]:
             checks.append(
                 ("spf", domain, lambda domain=domain, address=address: _spf(domain, address, lookup))  # type: ignore[misc]
             )
-    for address in host.addresses:
+    for address in host.addresses if look_at_port else ():
         checks.append(("port", str(address), lambda address=address: _port(host, address)))  # type: ignore[misc]
     for check, subject, run in checks:
         try:

@@ -1,4 +1,4 @@
-"""A stream of mail: sends COUNT messages to ADDRESS's port 25, one connection each, as a patient server does: what is not
+"""A stream of mail: COUNT messages to port 25 of ADDRESS, one connection each, from a patient server: what is not
 accepted is tried again. Prints what happened as JSON. Runs on the remote host: stream.py ADDRESS COUNT SUBJECT
 """
 
