@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Callable
@@ -42,22 +41,8 @@ class GroupedCommand(click.Command):
                 formatter.write_dl(records)
 
 
-COMMANDS = {"check": "smtpmail.admin.check", "dns": "smtpmail.admin.dns"}
-"""Each sub-command and the module that has it, under the same name: imported when asked for."""
-
-
 class MainCommand(GroupedCommand, click.Group):
     """`smtpmail [OPTIONS]` is the server, `smtpmail COMMAND` asks it something."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        module = COMMANDS.get(cmd_name)
-        if module is None:
-            return None
-        command: click.Command = getattr(importlib.import_module(module), cmd_name)
-        return command
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         GroupedCommand.format_options(self, ctx, formatter)
@@ -150,9 +135,12 @@ def serve(settings: Config) -> None:
 
 def add_commands() -> None:
     """Puts the sub-commands in their place; they use this module, so they come after it."""
+    from smtpmail.admin.check import check  # noqa: PLC0415
+    from smtpmail.admin.dns import dns  # noqa: PLC0415
     from smtpmail.admin.queue import queue  # noqa: PLC0415
 
-    cli.add_command(queue)
+    for command in (check, dns, queue):
+        cli.add_command(command)
 
 
 def main() -> None:

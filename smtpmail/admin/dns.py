@@ -95,7 +95,7 @@ def publish(
     host = mail_host(settings, addresses)
     wanted = needed(host.domains, host.hostname, host.addresses)
     try:
-        publisher = Publisher(make_resolver(getattr(settings, "resolver", ())), parse_key(key_file.read()), server)
+        publisher = Publisher(make_resolver(settings.resolver), parse_key(key_file.read()), server)
         changes = publisher.publish(wanted, dry_run=dry_run)
         if wait and not dry_run:
             publisher.wait(wanted, wait)
@@ -117,9 +117,7 @@ def check(ctx: click.Context, /, addresses: tuple[Address, ...], as_json: bool, 
     """Look at this host as a sender or receiver of mail sees it. Exit status 1 when something is wrong."""
     settings = load_config(ctx)
     try:
-        found = list(
-            findings(mail_host(settings, addresses), through(make_resolver(getattr(settings, "resolver", ()))))
-        )
+        found = list(findings(mail_host(settings, addresses), through(make_resolver(settings.resolver))))
     except LookupFailed as error:
         click.echo(f"smtpmail dns check: {error}", err=True)
         sys.exit(1)

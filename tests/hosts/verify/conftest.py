@@ -43,9 +43,7 @@ def bridge() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 def hosts(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Calls the script that holds the hosts."""
-    return subprocess.run(
-        [HERE.parent / "hosts", *arguments], capture_output=True, text=True, timeout=120, check=False
-    )
+    return subprocess.run([HERE.parent / "hosts", *arguments], capture_output=True, text=True, timeout=120, check=False)
 
 
 def deploy(playbook: str = "deploy.yml", **variables: object) -> subprocess.CompletedProcess[str]:

@@ -118,7 +118,8 @@ def test_upgrade_and_return_lose_nothing(mail: Host, remote: Host) -> None:
 
     deployed()
     assert release(mail) == new
-    before = {path: mail.file(path).content for path in (stored_path, "/etc/smtpmail/smtpmail.toml", "/etc/smtpmail/users")}
+    kept = (stored_path, "/etc/smtpmail/smtpmail.toml", "/etc/smtpmail/users")
+    before = {path: mail.file(path).content for path in kept}
     send_from_mail(mail, "carol@example.net", later)
 
     deployed("rollback.yml")
