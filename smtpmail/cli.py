@@ -136,11 +136,13 @@ def serve(settings: Config) -> None:
 
 def add_commands() -> None:
     """Puts the sub-commands in their place; they use this module, so they come after it."""
+    from smtpmail.admin.check import check  # noqa: PLC0415
+    from smtpmail.admin.dns import dns  # noqa: PLC0415
     from smtpmail.admin.queue import queue  # noqa: PLC0415
     from smtpmail.admin.trace import trace  # noqa: PLC0415
 
-    cli.add_command(queue)
-    cli.add_command(trace)
+    for command in (check, dns, queue, trace):
+        cli.add_command(command)
 
 
 def main() -> None:

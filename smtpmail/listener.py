@@ -150,7 +150,7 @@ class Listener:
         self._workers = workers
         self._serve = serve
         self._sock.setblocking(False)
-        self._stop_pipe = os.pipe()
+        self._stopped = os.eventfd(0, os.EFD_CLOEXEC)
         self._thread = threading.Thread(target=self._accept_all, name=f"{kind} {self.address}", daemon=True)
 
     @property
@@ -170,17 +170,17 @@ class Listener:
 
     def stop(self) -> None:
         """No new connections from here on; those that wait in the kernel are left to whoever else has the socket."""
-        os.write(self._stop_pipe[1], b"x")
+        # Not shutdown(2), which would end the listening of the very socket that systemd holds for the next start.
+        os.eventfd_write(self._stopped, 1)
         self._thread.join(timeout=5)
         self._sock.close()
 
     def _accept_all(self) -> None:
-        stop = self._stop_pipe[0]
         with select.epoll() as poll:
             # Exclusive: a new connection wakes one process, not all.
             poll.register(self._sock, select.EPOLLIN | select.EPOLLEXCLUSIVE)
-            poll.register(stop, select.EPOLLIN)
-            while not any(fd == stop for fd, _ in poll.poll()):
+            poll.register(self._stopped, select.EPOLLIN)
+            while not any(fd == self._stopped for fd, _ in poll.poll()):
                 self._accept_one()
 
     def _accept_one(self) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import ipaddress
 import socket
+import struct
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -22,3 +25,38 @@ def is_own_address(address: IPAddress) -> bool:
     except OSError:
         return False
     return True
+
+
+NOT_PUBLIC = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16",  # RFC 1918
+        "100.64.0.0/10",  # RFC 6598, behind a provider's translation
+        "fc00::/7",  # RFC 4193
+    )
+)  # fmt: skip
+
+SIOCGIFADDR = 0x8915
+IPV6_TEMPORARY_OR_DEPRECATED = 0x01 | 0x20
+
+
+def public_addresses() -> list[IPAddress]:
+    """The addresses of this host's interfaces that the world may know: the first IPv4 one of each, all IPv6 ones."""
+    found: list[IPAddress] = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for _, name in socket.if_nameindex():
+            try:
+                answer = fcntl.ioctl(sock, SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+            except OSError:
+                continue  # it has none
+            found.append(ipaddress.IPv4Address(answer[20:24]))
+    with contextlib.suppress(FileNotFoundError), open("/proc/net/if_inet6", encoding="ascii") as file:
+        for line in file:
+            address, _, _, _, flags, _ = line.split()
+            if not int(flags, 16) & IPV6_TEMPORARY_OR_DEPRECATED:
+                found.append(ipaddress.IPv6Address(bytes.fromhex(address)))
+    return [
+        address
+        for address in found
+        if not (address.is_loopback or address.is_link_local or any(address in net for net in NOT_PUBLIC))
+    ]

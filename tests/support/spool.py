@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from smtpmail.durability import sync
+from smtpmail.durability import commit
 from smtpmail.mailbox import Copy, Spool
 
 HEADER = b"Return-Path: <alice@example.org>\n"
@@ -21,13 +21,13 @@ def deliver(spool: Spool, *users: str, content: bytes = b"Subject: x\n\nx\n", pi
         step = max(1, -(-len(content) // pieces))
         for start in range(0, len(content), step):
             message.write(content[start : start + step])
-        draft = spool.prepare(message, copies)
+        drafts = spool.prepare(message, copies)
         try:
-            sync(spool.path, draft.fds)
-            draft.place()
-            return [stored.number for stored in draft.stored]
+            commit(drafts)
+            return [draft.number for draft in drafts]
         finally:
-            draft.close()
+            for draft in drafts:
+                draft.close()
     finally:
         message.close()
 

@@ -1,0 +1,205 @@
+"""`smtpmail dns check`: what the world sees of this mail host, each finding with what to do about it."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import smtplib
+import ssl
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from smtpmail.admin import certificate, spf
+from smtpmail.admin.dns_lookup import Lookup, LookupFailed, addresses, has_cname
+from smtpmail.admin.dns_records import NULL_MX, Address, absolute
+
+CONNECT_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. `level` is ok, warning or error; `advice` says what to do unless it is ok."""
+
+    check: str
+    subject: str
+    level: str
+    text: str
+    advice: str = ""
+
+    def __str__(self) -> str:
+        line = f"{self.level:8}{self.check:12}{self.subject}: {self.text}"
+        return f"{line}\n{'':20}-> {self.advice}" if self.advice else line
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class MailHost:
+    """The host as it should be seen: its name, its domains, its public addresses, its port."""
+
+    hostname: str
+    domains: Sequence[str]
+    addresses: Sequence[Address]
+    port: int = 25
+
+
+def findings(host: MailHost, lookup: Lookup, *, look_at_port: bool = True) -> Iterator[Finding]:
+    """All findings, in the order in which a sender would run into them; without the port, those of DNS alone."""
+    checks: list[tuple[str, str, Callable[[], Iterator[Finding]]]] = []
+    for domain in host.domains:
+        checks.append(("mx", domain, lambda domain=domain: _mx(host, domain, lookup)))  # type: ignore[misc]
+    checks.append(("address", host.hostname, lambda: _addresses(host, lookup)))
+    for address in host.addresses:
+        checks.append(("reverse", str(address), lambda address=address: _reverse(host, address, lookup)))  # type: ignore[misc]
+        for domain in host.domains:
+            checks.append(
+                ("spf", domain, lambda domain=domain, address=address: _spf(domain, address, lookup))  # type: ignore[misc]
+            )
+    for address in host.addresses if look_at_port else ():
+        checks.append(("port", str(address), lambda address=address: _port(host, address)))  # type: ignore[misc]
+    for check, subject, run in checks:
+        try:
+            yield from run()
+        except LookupFailed as error:
+            yield Finding(
+                check, subject, "error", str(error), "see that the host's resolver and the zone's servers work"
+            )
+
+
+def _mx(host: MailHost, domain: str, lookup: Lookup) -> Iterator[Finding]:
+    values = lookup(absolute(domain), "MX")
+    target = absolute(host.hostname)
+    names = [value.split()[1].lower() for value in values]
+    if not values:
+        yield Finding("mx", domain, "error", "there is no MX record", f"add: {absolute(domain)} MX 10 {target}")
+    elif NULL_MX in values:
+        yield Finding("mx", domain, "error", "the null MX says that the domain takes no mail", "remove it (RFC 7505)")
+    elif target not in names:
+        yield Finding(
+            "mx",
+            domain,
+            "error",
+            f"mail goes to {', '.join(names)}, not here",
+            f"add: {absolute(domain)} MX 10 {target}",
+        )
+    elif len(set(names)) > 1:
+        others = ", ".join(sorted(set(names) - {target}))
+        yield Finding("mx", domain, "warning", f"mail may also go to {others}", "remove what is no backup of this host")
+    else:
+        yield Finding("mx", domain, "ok", f"mail comes to {host.hostname}")
+
+
+def _addresses(host: MailHost, lookup: Lookup) -> Iterator[Finding]:
+    if has_cname(host.hostname, lookup):
+        yield Finding(
+            "address", host.hostname, "error", "the name is an alias (CNAME)",
+            "give it address records of its own: an MX may not point to an alias (RFC 2181 10.3)",
+        )  # fmt: skip
+    known = {ipaddress.ip_address(value) for value in addresses(absolute(host.hostname), lookup)}
+    for address in host.addresses:
+        kind = "A" if address.version == 4 else "AAAA"
+        if address in known:
+            yield Finding("address", host.hostname, "ok", f"{kind} {address}")
+        else:
+            yield Finding(
+                "address", host.hostname, "error", f"there is no {kind} {address}",
+                f"add: {absolute(host.hostname)} {kind} {address}",
+            )  # fmt: skip
+    for address in sorted(known - set(host.addresses), key=str):
+        yield Finding(
+            "address", host.hostname, "warning", f"{address} is not known as an address of this host",
+            "remove the record if it is not; behind a translated address give --address",
+        )  # fmt: skip
+
+
+def _reverse(host: MailHost, address: Address, lookup: Lookup) -> Iterator[Finding]:
+    """Forward-confirmed reverse DNS: many servers refuse mail from an address without it."""
+    names = [name.lower() for name in lookup(address.reverse_pointer + ".", "PTR")]
+    advice = f"set the PTR record of {address} to {absolute(host.hostname)} at the hosting provider"
+    if not names:
+        yield Finding("reverse", str(address), "error", "there is no PTR record", advice)
+    elif absolute(host.hostname) not in names:
+        yield Finding("reverse", str(address), "warning", f"the PTR record says {', '.join(names)}", advice)
+    elif address not in {ipaddress.ip_address(a) for a in addresses(absolute(host.hostname), lookup)}:
+        yield Finding(
+            "reverse", str(address), "error", f"it is called {host.hostname}, but that name has not this address",
+            f"add the address record of {host.hostname}",
+        )  # fmt: skip
+    else:
+        yield Finding("reverse", str(address), "ok", f"it is {host.hostname}, and back")
+
+
+def _spf(domain: str, address: Address, lookup: Lookup) -> Iterator[Finding]:
+    try:
+        result = spf.Evaluation(address, lookup).result(domain)
+    except spf.PermanentError as error:
+        yield Finding(
+            "spf", domain, "error", f"the record can't be evaluated for {address}: {error}", "correct it (RFC 7208)"
+        )
+        return
+    if result == "pass":
+        yield Finding("spf", domain, "ok", f"{address} may send")
+    elif result == "none":
+        yield Finding("spf", domain, "error", "there is no SPF record", f'add: {absolute(domain)} TXT "v=spf1 mx -all"')
+    else:
+        yield Finding("spf", domain, "error", f"{address} gets {result}", "add mx right behind v=spf1")
+
+
+def _port(host: MailHost, address: Address) -> Iterator[Finding]:
+    """The port and its certificate, as far as they can be seen from the host itself."""
+    subject = f"{address} port {host.port}"
+    try:
+        with contextlib.closing(_connect(host, address)) as client:
+            starttls = client.has_extn("starttls")
+            greeting = client.greeting
+    except (OSError, smtplib.SMTPException) as error:
+        yield Finding(
+            "port", subject, "error", f"no mail server answers: {error}",
+            f"see that the service runs and that the firewall lets port {host.port} in",
+        )  # fmt: skip
+        return
+    if greeting.split(" ")[0].lower() != host.hostname.lower():
+        yield Finding("port", subject, "error", f"it greets with '{greeting}'", "see which program listens there")
+        return
+    yield Finding("port", subject, "ok", "it answers; whether the provider lets others in, only others can tell")
+    if not starttls:
+        yield Finding("certificate", subject, "error", "STARTTLS is not offered", "give --tls-cert and --tls-key")
+        return
+    clients = []
+
+    def handshake(context: ssl.SSLContext) -> ssl.SSLSocket:
+        client = _connect(host, address)
+        clients.append(client)
+        client.docmd("STARTTLS")
+        assert client.sock
+        client.sock = context.wrap_socket(client.sock, server_hostname=host.hostname)
+        return client.sock
+
+    try:
+        verdict = certificate.judge(handshake, host.hostname)
+    except OSError as error:
+        verdict = certificate.Verdict("error", f"the TLS handshake fails: {error}", "see the server's log")
+    finally:
+        for client in clients:
+            client.close()
+    yield Finding("certificate", subject, verdict.level, verdict.text, verdict.advice)
+
+
+class _Client(smtplib.SMTP):
+    """Keeps the greeting."""
+
+    greeting = ""
+
+    def connect(self, *args: Any, **kwargs: Any) -> tuple[int, bytes]:
+        code, text = super().connect(*args, **kwargs)
+        self.greeting = text.decode("ascii", "replace")
+        return code, text
+
+
+def _connect(host: MailHost, address: Address) -> _Client:
+    """A client after EHLO. Raises OSError, smtplib.SMTPException."""
+    client = _Client(str(address), host.port, local_hostname=host.hostname, timeout=CONNECT_SECONDS)
+    client.ehlo()
+    return client

@@ -1,0 +1,113 @@
+"""The DNS records that a mail domain needs, and how they join those that are there. Pure: no network.
+
+One list serves all: `smtpmail dns records` prints it, `publish` sends it. A kind of record that comes later (DKIM,
+DMARC, MTA-STS, TLS-RPT) is one more line in `needed`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+TTL = 3600
+MX_PREFERENCE = 10
+NULL_MX = "0 ."  # RFC 7505: the domain takes no mail
+
+
+@dataclass(frozen=True)
+class Record:
+    """One resource record; `name` is absolute with its final dot, `value` is in zone-file form."""
+
+    name: str
+    type: str
+    value: str
+    purpose: str
+    ttl: int = TTL
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.ttl} IN {self.type} {self.value}"
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What to do with one set of records (all of one name and type): values to add, values to remove."""
+
+    name: str
+    type: str
+    add: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
+    ttl: int = TTL
+
+    def __str__(self) -> str:
+        return ", ".join(
+            [f"- {self.name} {self.type} {value}" for value in self.remove]
+            + [f"+ {self.name} {self.type} {value}" for value in self.add]
+        )
+
+
+def absolute(name: str) -> str:
+    return name.rstrip(".").lower() + "."
+
+
+def quoted(text: str) -> str:
+    """A TXT value in zone-file form: strings of at most 255 octets (RFC 1035 3.3)."""
+    escaped = [text[i : i + 255].replace("\\", "\\\\").replace('"', '\\"') for i in range(0, len(text), 255)]
+    return " ".join(f'"{part}"' for part in escaped or [""])
+
+
+def needed(domains: Sequence[str], hostname: str, addresses: Iterable[Address]) -> list[Record]:
+    """The records of the domains whose mail the host of that name and those public addresses takes and sends."""
+    host = absolute(hostname)
+    records = []
+    for domain in map(absolute, domains):
+        records += [
+            Record(domain, "MX", f"{MX_PREFERENCE} {host}", f"mail for {domain[:-1]} comes to {hostname}"),
+            Record(domain, "TXT", quoted("v=spf1 mx -all"), f"{hostname} alone sends mail of {domain[:-1]} (SPF)"),
+        ]
+    for address in addresses:
+        kind = "A" if address.version == 4 else "AAAA"
+        records.append(Record(host, kind, str(address), f"where {hostname} is"))
+    if host not in map(absolute, domains):
+        # Bounces have no sender, so receivers look at the name given in EHLO (RFC 7208 2.3).
+        records.append(Record(host, "TXT", quoted("v=spf1 a -all"), f"{hostname} sends its own bounces (SPF)"))
+    return records
+
+
+def is_spf(text: str) -> bool:
+    """Whether a TXT record's text is an SPF policy (RFC 7208 4.5)."""
+    return text.lower() == "v=spf1" or text.lower().startswith("v=spf1 ")
+
+
+def merge(record: Record, existing: Sequence[str]) -> Change | None:
+    """What makes `record` hold beside the `existing` values of its name and type; None when it does already.
+
+    Everything else stays. Two kinds can stand but once: a domain's SPF policy, which is extended, and the null MX.
+    """
+    if record.type == "TXT" and is_spf(record.value.strip('"')):
+        policies = [value for value in existing if is_spf(text_of(value))]
+        if not policies:
+            return Change(record.name, record.type, (record.value,), ttl=record.ttl)
+        # Its first mechanism is the one that this host needs; the qualifier of `all` stays the owner's choice.
+        mechanism = record.value.strip('"').split()[1]
+        terms = text_of(policies[0]).split()
+        if len(policies) == 1 and any(term.lower().lstrip("+") == mechanism for term in terms):
+            return None
+        if not any(term.lower().lstrip("+") == mechanism for term in terms):
+            terms.insert(1, mechanism)
+        return Change(record.name, record.type, (quoted(" ".join(terms)),), tuple(policies), record.ttl)
+    if record.value.lower() in (value.lower() for value in existing):
+        return None
+    remove = (NULL_MX,) if record.type == "MX" and NULL_MX in existing else ()
+    return Change(record.name, record.type, (record.value,), remove, record.ttl)
+
+
+def text_of(value: str) -> str:
+    """The text of a TXT value in zone-file form."""
+    parts = value.split('"')[1::2] if value.startswith('"') else [value]
+    return "".join(parts)

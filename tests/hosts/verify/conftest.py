@@ -1,0 +1,114 @@
+"""The test hosts as testinfra sees them, and what the tests do with them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import testinfra
+from testinfra.host import Host
+
+HERE = Path(__file__).resolve().parent
+CHECKOUT = HERE.parents[2]
+INVENTORY = HERE.parent / "inventory"
+SPOOL = "/var/spool/mail"
+
+
+def get_host(name: str) -> Host:
+    return testinfra.get_host(f"ansible://{name}", ansible_inventory=str(INVENTORY))
+
+
+@pytest.fixture(scope="session")
+def mail() -> Host:
+    """The host under test."""
+    return get_host("mail")
+
+
+@pytest.fixture(scope="session")
+def remote() -> Host:
+    """Postfix for example.net, resolver, primary DNS server."""
+    return get_host("remote")
+
+
+@pytest.fixture(scope="session")
+def bridge() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs a command of this machine as a third host of the test network."""
+    return lambda *command: hosts("net", "bridge", *command)
+
+
+def hosts(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Calls the script that holds the hosts."""
+    return subprocess.run([HERE.parent / "hosts", *arguments], capture_output=True, text=True, timeout=120, check=False)
+
+
+def deploy(playbook: str = "deploy.yml", **variables: object) -> subprocess.CompletedProcess[str]:
+    """Runs a playbook as an operator does, with variables of its own."""
+    import json
+
+    return subprocess.run(
+        ["ansible-playbook", "-i", INVENTORY, CHECKOUT / "ansible" / playbook, "--extra-vars", json.dumps(variables)],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+        env={**os.environ, "ANSIBLE_PIPELINING": "1", "ANSIBLE_NOCOLOR": "1", "ANSIBLE_CALLBACK_RESULT_FORMAT": "yaml"},
+    )
+
+
+def deployed(playbook: str = "deploy.yml", **variables: object) -> None:
+    """A deployment that must succeed."""
+    result = deploy(playbook, **variables)
+    assert result.returncode == 0, result.stdout[-3000:]
+
+
+def eventually(what: Callable[[], object], seconds: float = 20) -> object:
+    """The first true value of `what`, asked until then; fails after so many seconds."""
+    end = time.monotonic() + seconds
+    while not (value := what()):
+        assert time.monotonic() < end, f"not within {seconds} s"
+        time.sleep(0.2)
+    return value
+
+
+def new_subject() -> str:
+    """A subject that no other message has."""
+    return f"test-{uuid.uuid4().hex[:12]}"
+
+
+def messages(host: Host, folder: str, subject: str) -> list[str]:
+    """The files under a mailbox's folder that hold the message with that subject."""
+    found = host.run("grep -rlx --include='[0-9]*' %s %s", f"Subject: {subject}", folder)
+    return sorted(found.stdout.split())
+
+
+def the_message(host: Host, folder: str, subject: str, seconds: float = 30) -> str:
+    """The one file under the folder that holds the message; waits for it."""
+    found = eventually(lambda: messages(host, folder, subject), seconds)
+    assert isinstance(found, list)
+    assert len(found) == 1, found
+    return str(found[0])
+
+
+def send_from_remote(remote: Host, recipient: str, subject: str, sender: str = "alice") -> None:
+    """A person of the remote domain writes with Postfix."""
+    remote.check_output(
+        "printf 'To: %%s\\nSubject: %%s\\n\\nHello from afar.\\n' %s %s | runuser -u %s -- /usr/sbin/sendmail %s",
+        recipient, subject, sender, recipient,
+    )  # fmt: skip
+
+
+def send_from_mail(mail: Host, recipients: str, subject: str, sender: str = "bob@dom.fr") -> None:
+    """A program of the host writes through the loopback listener."""
+    mail.check_output(
+        "swaks --silent 2 --server 127.0.0.1 --from %s --to %s --header %s --body 'Hello from near.'",
+        sender, recipients, f"Subject: {subject}",
+    )  # fmt: skip
+
+
+def main_pid(mail: Host) -> int:
+    return int(mail.check_output("systemctl show --value --property MainPID smtpmail.service"))

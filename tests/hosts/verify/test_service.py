@@ -1,0 +1,80 @@
+"""The service on the host: who it is, what it may, what it says."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from conftest import main_pid
+from testinfra.host import Host
+
+
+@pytest.mark.parametrize("unit", ["smtpmail.service", "smtpmail.socket", "smtpmail-loopback.socket"])
+def test_runs_now_and_after_the_next_boot(mail: Host, unit: str) -> None:
+    assert mail.service(unit).is_running
+    assert mail.service(unit).is_enabled
+
+
+def test_runs_as_its_user_without_any_capability(mail: Host) -> None:
+    status = dict(
+        line.split(":\t", 1)
+        for line in mail.file(f"/proc/{main_pid(mail)}/status").content_string.splitlines()
+        if ":\t" in line
+    )
+    user = mail.user("smtpmail")
+    assert user.shell == "/usr/sbin/nologin"
+    assert status["Uid"].split() == [str(user.uid)] * 4
+    assert status["Gid"].split() == [str(user.gid)] * 4
+    assert status["Groups"].split() == [str(user.gid)]
+    for kind in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        assert int(status[kind], 16) == 0, kind
+    assert status["NoNewPrivs"] == "1"
+    assert status["Seccomp"] == "2"
+
+
+def test_is_sandboxed(mail: Host) -> None:
+    result = mail.run("systemd-analyze security --no-pager --threshold=15 smtpmail.service")
+    assert result.rc == 0, result.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "addresses"),
+    [("smtpmail-loopback.socket", {"127.0.0.1:25", "[::1]:25"}), ("smtpmail.socket", {"0.0.0.0:25", "[::]:25"})],
+)
+def test_systemd_holds_the_port(mail: Host, name: str, addresses: set[str]) -> None:
+    listen = mail.check_output("systemctl show --value --property Listen %s", name)
+    assert {word for word in listen.split() if word != "(Stream)"} == addresses
+
+
+def test_logs_json_to_the_journal(mail: Host) -> None:
+    lines = mail.check_output("journalctl --unit smtpmail.service --output cat _TRANSPORT=stdout").splitlines()
+    events = [json.loads(line) for line in lines]
+    started = [event for event in events if event["event"] == "server.started"]
+    assert started
+    assert started[-1]["hostname"] == "mail.dom.fr"
+
+
+@pytest.mark.parametrize(
+    ("path", "mode"),
+    [
+        ("/etc/smtpmail", 0o750),
+        ("/etc/smtpmail/smtpmail.toml", 0o640),
+        ("/etc/smtpmail/users", 0o640),
+        ("/etc/smtpmail/tls/key.pem", 0o640),
+    ],
+)
+def test_configuration_belongs_to_root(mail: Host, path: str, mode: int) -> None:
+    file = mail.file(path)
+    assert (file.user, file.group, file.mode) == ("root", "smtpmail", mode)
+
+
+def test_program_approves_of_its_configuration(mail: Host) -> None:
+    result = mail.run("smtpmail check")
+    assert result.rc == 0, result.stderr
+
+
+def test_reload_keeps_the_process(mail: Host) -> None:
+    before = main_pid(mail)
+    mail.check_output("systemctl reload smtpmail.service")
+    assert main_pid(mail) == before
+    assert mail.service("smtpmail.service").is_running

@@ -1,0 +1,180 @@
+"""The life of the host: restart under load, bad input, upgrade, return, another mail server, reboot."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from conftest import (
+    CHECKOUT,
+    SPOOL,
+    deploy,
+    deployed,
+    eventually,
+    hosts,
+    main_pid,
+    messages,
+    new_subject,
+    send_from_mail,
+    send_from_remote,
+    the_message,
+)
+from testinfra.host import Host
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("MOLECULE_SCENARIO_NAME", "default") != "default", reason="done in the default scenario"
+)
+
+WHEELHOUSES = CHECKOUT / ".cache" / "wheelhouses"
+STREAM = (Path(__file__).parent / "stream.py").read_text()
+
+
+@pytest.mark.parametrize("address", ["192.0.2.10", "2001:db8::10"])
+def test_restart_under_a_stream_loses_and_refuses_nothing(mail: Host, remote: Host, address: str) -> None:
+    subject = new_subject()
+    with ThreadPoolExecutor() as pool:
+        stream = pool.submit(remote.run, "python3 -c %s %s 300 %s", STREAM, address, subject)
+        for _ in range(3):
+            seen = len(messages(mail, f"{SPOOL}/bob", subject))
+            eventually(lambda: len(messages(mail, f"{SPOOL}/bob", subject)) > seen)  # noqa: B023
+            mail.check_output("systemctl restart smtpmail.service")
+        result = stream.result(timeout=120)
+    assert result.rc == 0, result.stderr
+    outcomes = json.loads(result.stdout)
+    assert outcomes["accepted"] == 300
+    assert "refused connection" not in outcomes
+    assert not [code for code in outcomes if code.startswith("5")], outcomes
+    numbers = mail.check_output("grep -rhl --include='[0-9]*' %s %s | xargs grep -h ^X-Number", subject, f"{SPOOL}/bob")
+    assert sorted(int(line.split()[1]) for line in numbers.splitlines()) == list(range(300))
+
+
+BAD_INPUT = {
+    "a port that is no number": ({"smtpmail_port": "many"}, r"smtpmail_port.*many.*int"),
+    "a firewall that does not exist": ({"smtpmail_firewall": "pf"}, r"smtpmail_firewall must be one of.*pf"),
+    "no domain": ({"smtpmail_domains": []}, r"smtpmail_domains is \[\]: list the domains"),
+    "a user that is a path": ({"smtpmail_users": ["bob", "../etc"]}, r"smtpmail_users is .*list user names"),
+    "a user whom only the program rejects": ({"smtpmail_users": ["a" * 65]}, r"smtpmail_users is .*list user names"),
+    "a setting that is unknown": ({"smtpmail_settings": {"max-seize": "1M"}}, r"unknown key 'max-seize'"),
+    "a setting of no sense": ({"smtpmail_settings": {"max-size": "huge"}}, r"max-size: 'huge': a size is wanted"),
+    "a broken TOML": ({"smtpmail_settings": {"max size": "1M"}}, r"not valid TOML"),
+    "a TSIG key that the server refuses": (
+        {"smtpmail_dns_key_secret": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="},
+        r"192\.0\.2\.20 refused the TSIG key update\.dom\.fr for dom\.fr\.: BADSIG",
+    ),
+    "a TSIG key that the server does not know": (
+        {"smtpmail_dns_key_name": "other"}, r"192\.0\.2\.20 refused the TSIG key other for dom\.fr\.: BADKEY",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_stops_the_play_with_one_message_and_the_server_runs_on(mail: Host, case: str) -> None:
+    variables, message = BAD_INPUT[case]
+    before = main_pid(mail)
+    configuration = mail.check_output("sha256sum /etc/smtpmail/smtpmail.toml /etc/smtpmail/users")
+    # The records are there already: with them gone, the key is needed.
+    if "TSIG" in case:
+        variables = {**variables, "smtpmail_addresses": ["192.0.2.10", "2001:db8::10", "192.0.2.11"]}
+    result = deploy(**variables)
+    assert result.returncode != 0
+    assert re.search(message, the_error(result.stdout)), the_error(result.stdout)
+    assert "AAAAAAAA" not in result.stdout + result.stderr
+    assert main_pid(mail) == before
+    assert mail.check_output("sha256sum /etc/smtpmail/smtpmail.toml /etc/smtpmail/users") == configuration
+    assert mail.run("swaks --server 127.0.0.1 --quit-after EHLO").rc == 0
+
+
+def the_error(output: str) -> str:
+    """The one error that a play ended with."""
+    errors = re.findall(r"^\[ERROR\]: Task failed: (.*?)^Origin:", output, re.DOTALL | re.MULTILINE)
+    assert len(errors) == 1, output[-3000:]
+    return " ".join(errors[0].split())
+
+
+def release(mail: Host) -> str:
+    """The version that runs, said by the process's own log."""
+    lines = mail.check_output("journalctl --unit smtpmail.service --output cat _TRANSPORT=stdout").splitlines()
+    # A version that fails says so in plain words.
+    events = [json.loads(line) for line in lines if line.startswith("{")]
+    started = [event for event in events if event["event"] == "server.started"]
+    return str(started[-1]["version"])
+
+
+def test_upgrade_and_return_lose_nothing(mail: Host, remote: Host) -> None:
+    new = release(mail)
+    deployed(smtpmail_wheelhouse=str(WHEELHOUSES / "previous"))
+    assert release(mail) == "0.0.1"
+
+    # Mail in a mailbox, and mail in the queue for a server that is away.
+    stored, queued, later = new_subject(), new_subject(), new_subject()
+    send_from_remote(remote, "anna@dom.fr", stored)
+    stored_path = the_message(mail, f"{SPOOL}/anna", stored)
+    remote.check_output("systemctl stop postfix")
+    send_from_mail(mail, "carol@example.net", queued)
+
+    deployed()
+    assert release(mail) == new
+    kept = (stored_path, "/etc/smtpmail/smtpmail.toml", "/etc/smtpmail/users")
+    before = {path: mail.file(path).content for path in kept}
+    send_from_mail(mail, "carol@example.net", later)
+
+    deployed("rollback.yml")
+    assert release(mail) == "0.0.1"
+    assert {path: mail.file(path).content for path in before} == before
+    deployed("rollback.yml")
+    assert release(mail) == new
+
+    remote.check_output("systemctl start postfix")
+    for subject in (queued, later):
+        mail.check_output("smtpmail queue retry --all")
+        the_message(remote, "/home/carol/Maildir/new", subject)
+
+
+def test_version_that_does_not_start_is_taken_back(mail: Host) -> None:
+    new = release(mail)
+    result = deploy(smtpmail_wheelhouse=str(WHEELHOUSES / "broken"), smtpmail_settings={"max-size": "20M"})
+    assert result.returncode != 0
+    assert "this version does not start" in result.stdout
+    assert "The server of before runs on." in " ".join(result.stdout.split())
+    assert release(mail) == new
+    assert "max-size" not in mail.file("/etc/smtpmail/smtpmail.toml").content_string
+    assert mail.run("swaks --server 127.0.0.1 --quit-after EHLO").rc == 0
+
+
+def test_another_mail_server_is_replaced_only_when_told(mail: Host) -> None:
+    mail.check_output("systemctl stop smtpmail.socket smtpmail-loopback.socket smtpmail.service")
+    mail.check_output("DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postfix")
+    assert mail.socket("tcp://0.0.0.0:25").is_listening
+    result = deploy()
+    assert result.returncode != 0
+    message = r"Port 25 of mail is held by master \(postfix@-\.service\)\. Stop it, or set smtpmail_replace_mta"
+    assert re.search(message, the_error(result.stdout))
+    assert mail.service("postfix@-").is_running
+    deployed(smtpmail_replace_mta=True)
+    assert not mail.service("postfix@-").is_running
+    assert not mail.service("postfix").is_enabled
+    assert "mail.dom.fr" in mail.run("swaks --server 127.0.0.1 --quit-after EHLO").stdout
+
+
+def test_reboot_brings_all_back(mail: Host, remote: Host) -> None:
+    subject = new_subject()
+    send_from_remote(remote, "bob@dom.fr", subject)
+    path = the_message(mail, f"{SPOOL}/bob", subject)
+    rules = mail.check_output("nft --stateless list ruleset")
+    assert "tcp dport { 22, 25 } accept" in rules
+    boot = mail.check_output("cat /proc/1/stat").split()[21]
+    result = hosts("reboot", "mail")
+    assert result.returncode == 0, result.stderr
+    assert mail.check_output("cat /proc/1/stat").split()[21] != boot
+    assert mail.check_output("nft --stateless list ruleset") == rules
+    for unit in ("smtpmail.socket", "smtpmail-loopback.socket", "smtpmail.service"):
+        assert mail.service(unit).is_running
+    assert mail.file(path).exists
+    assert mail.file(f"{path}.status").content_string == "\\Recent\n"
+    after = new_subject()
+    send_from_remote(remote, "bob@dom.fr", after)
+    the_message(mail, f"{SPOOL}/bob", after)

@@ -1,0 +1,119 @@
+"""smtpmail check: what it says of configuration, users and certificates, and with which exit status."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from smtpmail.cli import add_commands, cli
+
+add_commands()
+
+NOW = datetime.datetime.now(datetime.UTC)
+
+
+def certificate(folder: Path, *, name: str = "mail.dom.fr", days: int = 90) -> list[str]:
+    """A self-signed certificate that is valid for so many days from yesterday on; the options that name it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(NOW - datetime.timedelta(days=100))
+        .not_valid_after(NOW + datetime.timedelta(days=days))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "cert.pem").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return ["--tls-cert", str(folder / "cert.pem"), "--tls-key", str(folder / "key.pem")]
+
+
+def check(folder: Path, *options: str) -> Result:
+    """Runs it with a good configuration, which `options` change."""
+    users = folder / "users"
+    if not users.exists():
+        users.write_text("bob\n")
+    config = folder / "smtpmail.toml"
+    if not config.exists():
+        config.write_text(f'suffix = ["dom.fr"]\nhostname = "mail.dom.fr"\nspool = "{folder}"\nusers = "{users}"\n')
+    return CliRunner().invoke(cli, ["check", "--config", str(config), *options])
+
+
+def test_a_good_configuration(tmp_path: Path) -> None:
+    result = check(tmp_path)
+    assert (result.exit_code, result.output) == (0, "smtpmail check: the configuration is valid\n")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("users", "", "names nobody"),
+        ("users", "bob\n../etc\n", "line 2: '../etc' is no user name"),
+        ("users", "bob@dom.fr\n", "line 1: 'bob@dom.fr' is no user name"),
+        ("users", "bo b\n", "line 1: 'bo b' is no user name"),
+    ],
+)
+def test_a_wrong_users_file(tmp_path: Path, file: str, content: str, message: str) -> None:
+    (tmp_path / file).write_text(content)
+    result = check(tmp_path)
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+def test_a_users_file_of_junk(tmp_path: Path) -> None:
+    (tmp_path / "users").write_bytes(b"\xff\xfe\x00")
+    result = check(tmp_path)
+    assert result.exit_code == 2
+    assert "it is not UTF-8" in result.output
+
+
+def test_a_users_file_that_is_missing(tmp_path: Path) -> None:
+    result = check(tmp_path, "--users", str(tmp_path / "nobody"))
+    assert result.exit_code == 2
+    assert "cannot read" in result.output
+
+
+def test_all_wrong_lines_are_named_for_programs(tmp_path: Path) -> None:
+    (tmp_path / "users").write_text("a/b\nbob\n.c\n")
+    result = check(tmp_path, "--json")
+    assert [finding["level"] for finding in json.loads(result.output)] == ["error", "error"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "from no known authority"),
+        ({"name": "other.net"}, "it is not for mail.dom.fr"),
+        ({"days": -1}, "it has expired"),
+    ],
+)
+def test_a_certificate_that_not_all_will_trust_is_a_warning(
+    tmp_path: Path, arguments: dict[str, object], message: str
+) -> None:
+    result = check(tmp_path, *certificate(tmp_path, **arguments))  # type: ignore[arg-type]
+    assert result.exit_code == 0, result.output
+    assert "warning: --tls-cert" in result.output
+    assert message in result.output
+
+
+def test_a_certificate_with_another_key_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    options = certificate(tmp_path)
+    other = certificate(tmp_path / "other")
+    result = check(tmp_path, *options[:2], *other[2:])
+    assert result.exit_code == 2
+    assert "no certificate (PEM) with its key" in result.output
