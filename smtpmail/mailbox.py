@@ -210,20 +210,18 @@ class Mailbox:
         while True:
             number += 1
             name = str(number)
+            if _exists(name, folder):
+                continue  # put there by a program that keeps its own count
             status = f"{name}.status"
             try:
                 draft.status.give_name(status, folder)
             except FileExistsError:
-                if _exists(name, folder):
-                    continue  # put there by a program that keeps its own count
                 os.unlink(status, dir_fd=folder)  # left by a crash: we hold the lock, so nobody is at work on it
                 draft.status.give_name(status, folder)
             try:
                 draft.file.give_name(name, folder)
-            except OSError as error:
+            except OSError:
                 os.unlink(status, dir_fd=folder)
-                if error.errno == errno.EEXIST:
-                    continue
                 raise
             return number
 

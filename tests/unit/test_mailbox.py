@@ -154,7 +154,7 @@ def test_gives_up_when_the_lock_is_never_released(
     spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And takes back the copies that had their place already."""
-    monkeypatch.setattr(mailbox, "LOCK_PATIENCE", 0.2)
+    monkeypatch.setattr(mailbox.Mailbox, "patience", 0.2)
     deliver(spool, "bob")
     with locked_by_another_process(tmp_path / "bob/.lock"), pytest.raises(MailboxBusy):
         deliver(spool, "anna", "bob", "carol")
@@ -261,11 +261,12 @@ def test_descriptors_are_given_back(spool: Spool, tmp_path: Path) -> None:
     (tmp_path / "carol").write_text("a file in the way")
     deliver(spool, "bob")
     before = len(os.listdir("/proc/self/fd"))
-    for _ in range(5):
+    for _ in range(40):
         deliver(spool, "bob", content=b"x" * 300_000)
         with pytest.raises(OSError, match=r"directory|exists"):
             deliver(spool, "bob", "carol", content=b"x" * 300_000)
-    assert len(os.listdir("/proc/self/fd")) == before
+    # A stock of status files may be open, fuller or emptier than before.
+    assert len(os.listdir("/proc/self/fd")) < before + 20
 
 
 def test_default_acl_decides_who_may_read(spool: Spool, tmp_path: Path) -> None:
