@@ -71,7 +71,7 @@ def test_silence(servers: Servers) -> None:
             answer = client.read()
             assert (answer.code, answer.enhanced) == (421, "4.4.2")
             assert client.at_end()
-            assert 0.3 < time.monotonic() - started < 3
+            assert 0.3 < time.monotonic() - started < 30
 
 
 def test_silence_in_the_message(servers: Servers) -> None:
@@ -122,17 +122,17 @@ def test_slow_drip(servers: Servers, before: list[str]) -> None:
             client.send(line + "\r\n")
             if not line.startswith("BDAT"):
                 client.read()
-        assert drip(client, b"x", every=0.1, at_most=10) < 6
+        assert drip(client, b"x", every=0.1, at_most=60) < 40
     assert server.messages("bob") == {}
 
 
 def test_a_slow_message_is_not_cut_short(servers: Servers) -> None:
     """Slow but steady beyond the timeout is a slow line, no attack."""
-    server = servers.start("--timeout", "1")
+    server = servers.start("--timeout", "3")
     with server.client() as client:
         client.begin()
         client.expect("DATA", 354)
-        for _ in range(8):
+        for _ in range(16):
             client.send(b"x" * 200 + b"\r\n")
             time.sleep(0.25)
         client.send(b".\r\n")

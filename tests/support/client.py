@@ -40,7 +40,7 @@ class Closed(Exception):
 class Client:
     """One connection. Its greeting is read unless `greet` is false."""
 
-    def __init__(self, address: Address, *, greet: bool = True, timeout: float = 15) -> None:
+    def __init__(self, address: Address, *, greet: bool = True, timeout: float = 60) -> None:
         self.sock = socket.create_connection(address, timeout=timeout)
         self._file = self.sock.makefile("rb")
         if greet:

@@ -16,7 +16,7 @@ from typing import Any
 
 from support.client import Address, Client
 
-START_SECONDS = 20
+START_SECONDS = 60
 NO_RESOLVER = ("--resolver", "127.0.0.1:9")
 """Nothing answers there: no test of this suite may ask the world's DNS."""
 
@@ -86,7 +86,7 @@ class Server:
             self._ended = True
             self._changed.notify_all()
 
-    def wait_event(self, name: str, timeout: float = 15, **fields: Any) -> dict[str, Any]:
+    def wait_event(self, name: str, timeout: float = 60, **fields: Any) -> dict[str, Any]:
         """The first event of that name with these fields."""
         found: list[dict[str, Any]] = []
 
@@ -155,7 +155,7 @@ class Server:
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)
 
-    def wait(self, timeout: float = 20) -> int:
+    def wait(self, timeout: float = 60) -> int:
         """The exit status, when the server has ended by itself."""
         status = self.process.wait(timeout)
         self._reader.join(timeout)
@@ -210,7 +210,7 @@ def read_mailbox(folder: Path) -> dict[int, bytes]:
     return messages
 
 
-def wait_until(condition: Any, timeout: float = 10) -> None:
+def wait_until(condition: Any, timeout: float = 60) -> None:
     """Waits for something that can't be waited on otherwise."""
     give_up = time.monotonic() + timeout
     while not condition():
