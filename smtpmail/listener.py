@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from smtpmail.config import Config
 from smtpmail.envelope import Client
 from smtpmail.log import log
 from smtpmail.network import IPAddress
@@ -68,9 +69,9 @@ class SharedCounts:
 class Admission:
     """Who may come in: limits for all connections and for those of one client (Client.key), over all processes."""
 
-    def __init__(self, most: int, most_per_client: int, counts: SharedCounts, process: int) -> None:
-        self._most = most
-        self._most_per_client = most_per_client
+    def __init__(self, config: Config, counts: SharedCounts, process: int) -> None:
+        self._most = config.max_connections
+        self._most_per_client = config.max_connections_per_client
         self._counts = counts
         self._lock = threading.Lock()
         self._free = counts.slots(process)

@@ -55,7 +55,6 @@ class Server:
         if config.users is None:
             log.warning("users.any", hint="every valid name is a user; --users FILE names those who exist")
         counts = SharedCounts(config.processes, config.max_connections)
-        limits = (config.max_connections, config.max_connections_per_client, counts)
         wake_socket = self._store.listen()
         # What is there now stays: the collector need not look at it again and again, nor touch its pages.
         gc.collect()
@@ -69,13 +68,13 @@ class Server:
                 os.close(alive)
                 wake_socket.close()
                 _settle(processors, number)
-                self._run_child(sockets, Admission(*limits, number), lifeline)
+                self._run_child(sockets, Admission(config, counts, number), lifeline)
             self._children.append(pid)
         os.close(lifeline)
         if self._children:
             _settle(processors, 0)
         self._take_signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
-        front = Front(config, sockets, Admission(*limits, 0), self._submit)
+        front = Front(config, sockets, Admission(config, counts, 0), self._submit)
         self._runner = Runner(
             self._store,
             courier(config, front.receives),
