@@ -8,14 +8,13 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from tests.bench import dead, load, measure, processes, report
+from tests.bench import dead, footprint, load, measure, processes, report
 from tests.bench.measure import Result, Work
 from tests.bench.servers import USERS, BenchError, Postfix, Server, Smtpmail, free_port, require_programs
 
@@ -34,12 +33,11 @@ WORK = (
 DEAD_MESSAGES = 3000
 """To ten destinations, one of them dead."""
 
-KINDS = ("receive", "relay", "dead")
+KINDS = ("memory", "receive", "relay", "dead")
 
 WARM_UP = 60
 """Messages before the first round: the processes of both servers are there, the folders made."""
 
-Memories = list[tuple[str, dict[str, processes.Memory]]]
 Results = dict[Work, dict[str, list[Result]]]
 
 
@@ -59,8 +57,9 @@ Results = dict[Work, dict[str, list[Result]]]
     "--dir", "parent", type=click.Path(exists=True, file_okay=False, path_type=Path), default="/var/tmp",
     show_default=True, help="Both servers store below it: it stands for the disk under test.",
 )  # fmt: skip
+@click.option("--keep", is_flag=True, help="Do not remove the files of the servers, their logs among them.")
 @click.option("--markdown", is_flag=True, help="The tables in Markdown.")
-def main(rounds: int, messages: int | None, only: Sequence[str], parent: Path, markdown: bool) -> None:
+def main(rounds: int, messages: int | None, only: Sequence[str], parent: Path, keep: bool, markdown: bool) -> None:
     """Measures smtpmail and Postfix side by side on the same disk in one run.
 
     Needs root (Postfix does) and Debian's package postfix. Sends to 127.0.0.1 only. Nothing else should run meanwhile.
@@ -74,37 +73,51 @@ def main(rounds: int, messages: int | None, only: Sequence[str], parent: Path, m
     if os.getloadavg()[0] > 0.2 * (os.cpu_count() or 1):
         click.echo(f"warning: this machine is busy (load average {os.getloadavg()[0]:.2f})", err=True)
     results: Results = {}
-    memories: Memories = []
+    memories: footprint.Rows = []
     nine: dict[str, list[float]] = {}
-    with _folder(parent) as folder:
-        for kind in KINDS:
-            if only and kind not in only:
-                continue
-            if kind == "dead":
-                nine = _measure_dead(messages or DEAD_MESSAGES, rounds, folder / kind)
-                continue
-            work = [replace(w, messages=messages or w.messages) for w in WORK if w.kind == kind]
-            _measure(kind, work, rounds, folder / kind, results, memories)
+    failure = None
+    with _folder(parent, keep=keep) as folder:
+        try:
+            for kind in [kind for kind in KINDS if not only or kind in only]:
+                if kind == "memory":
+                    memories += footprint.measure(folder / kind)
+                elif kind == "dead":
+                    nine = _measure_dead(messages or DEAD_MESSAGES, rounds, folder / kind)
+                else:
+                    work = [replace(w, messages=messages or w.messages) for w in WORK if w.kind == kind]
+                    _measure(kind, work, rounds, folder / kind, results, memories)
+        except BenchError as error:
+            failure = error  # what was measured before is worth seeing
     parts = [head]
-    if results:
-        parts += [report.speed(results, markdown=markdown), report.memory(memories, markdown=markdown)]
+    complete = {work: of_server for work, of_server in results.items() if all(of_server.values())}
+    if complete:
+        parts.append(report.speed(complete, markdown=markdown))
+    if memories:
+        parts.append(report.memory(memories, markdown=markdown))
     if nine:
         parts.append(report.dead(nine, markdown=markdown))
     click.echo("\n\n".join(parts))
+    if failure is not None:
+        raise failure
 
 
 @contextlib.contextmanager
-def _folder(parent: Path) -> Iterator[Path]:
+def _folder(parent: Path, *, keep: bool) -> Iterator[Path]:
     """A folder for all files of all rounds. They go at the very end: to delete many files slows those made next."""
     path = Path(tempfile.mkdtemp(prefix="smtpmail-bench-", dir=parent))
     path.chmod(0o755)  # Postfix's own user passes through
     try:
         yield path
     finally:
-        shutil.rmtree(path)
+        if keep:
+            click.echo(f"the files are in {path}", err=True)
+        else:
+            shutil.rmtree(path)
 
 
-def _measure(kind: str, work: list[Work], rounds: int, folder: Path, results: Results, memories: Memories) -> None:
+def _measure(
+    kind: str, work: list[Work], rounds: int, folder: Path, results: Results, memories: footprint.Rows
+) -> None:
     """All rounds of all work of one kind: smtpmail, Postfix, smtpmail, Postfix, ..."""
     folder.mkdir()
     with contextlib.ExitStack() as stack:
@@ -124,8 +137,6 @@ def _measure(kind: str, work: list[Work], rounds: int, folder: Path, results: Re
         for server in servers:
             stack.callback(server.stop)
             server.start()
-        time.sleep(1)
-        memories.append((f"{kind}: at rest", {s.name: processes.memory(s.pid) for s in servers}))
         users = iter(USERS[1:])
         for item in work:
             results[item] = {server.name: [] for server in servers}

@@ -22,11 +22,12 @@ STALLED = 60.0
 
 def source(
     port: int, recipient: str, messages: int, sessions: int, *, reuse: bool, host: str = "127.0.0.1",
+    octets: int = MESSAGE_OCTETS,
     within: Sequence[str] = (),
 ) -> subprocess.Popen[str]:  # fmt: skip
     """Begins to send; `reuse` sends many messages over a connection, else each has its own. For `finish`."""
     command = [*within, "smtp-source", *(["-d"] if reuse else []), "-s", str(sessions), "-m", str(messages)]
-    command += ["-l", str(MESSAGE_OCTETS), "-M", "client.example", "-f", f"sender@{DOMAIN}", "-t", recipient]
+    command += ["-l", str(octets), "-M", "client.example", "-f", f"sender@{DOMAIN}", "-t", recipient]
     return subprocess.Popen(
         [*command, f"{host}:{port}"], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )  # fmt: skip
