@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from faultserver import FaultServer, say
+from support.server import Servers
 
 from smtpmail.admin.trace import LINE_LIMIT, Tracer, Wanted, lines_of, trace
 
@@ -480,3 +482,35 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
 def test_a_text_that_names_nothing_is_status_2(text: str) -> None:
     done = smtpmail("--", text, os.devnull)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+
+
+def test_the_log_of_the_real_server(servers: Servers) -> None:
+    script = {"RCPT bad@one.test": say("550 5.1.1 Nobody here"), ".": say("250 2.0.0 Ok: queued as 4F0A2B9C1D")}
+    with FaultServer(script) as remote:
+        server = servers.start("--smarthost", f"127.0.0.1:{remote.address[1]}")
+        with server.client() as client:
+            client.ehlo()
+            content = b"Message-ID: <1.2@laptop>\r\nSubject: test\r\n\r\nHello\r\n"
+            client.transaction("good@one.test", "bad@one.test", "bob@dom.fr", sender="alice@dom.fr")
+            id_ = client.data(content).text.split()[-1]
+        server.wait_event("bounce.queued", of=id_)
+        server.wait_event("session.closed")
+        server.stop()
+    log = b"".join(json.dumps(entry).encode() + b"\n" for entry in server.events)
+    expected = sorted(
+        [
+            "session.opened", "message.received", "message.stored", "message.queued", "delivery.succeeded",
+            "delivery.failed", "message.stored", "bounce.queued", "session.closed",
+        ]
+    )  # fmt: skip
+    notice = server.events_named("bounce.queued", of=id_)[0]["id"]
+    for text in (id_, "1.2@laptop", "alice@dom.fr", "BAD@one.test", "4F0A2B9C1D", notice):
+        (story,) = stories(text, log.splitlines())
+        assert sorted(entry["event"] for entry in story) == expected, text
+        assert [entry["timestamp"] for entry in story] == sorted(entry["timestamp"] for entry in story)
+    told = run([id_, "-"], log).stdout
+    assert "Message-ID <1.2@laptop>" in told
+    assert "delivered to good@one.test by 127.0.0.1 (127.0.0.1), attempt 1: 250 2.0.0 Ok: queued as 4F0A2B9C1D" in told
+    assert "failed for bad@one.test by 127.0.0.1 (127.0.0.1), attempt 1: 550 5.1.1 Nobody here" in told
+    assert "the notice: stored in the mailbox of alice as 1" in told
+    assert "notice (failure) to alice@dom.fr about bad@one.test" in told
