@@ -42,14 +42,8 @@ EXTENSIONS = ("PIPELINING", "SIZE 10485760", "8BITMIME", "SMTPUTF8", "DSN", "CHU
 """What is offered unless a test says otherwise; STARTTLS comes with a TLS context."""
 
 _PARAMETERS = {
-    "SIZE": "SIZE",
-    "BODY": "8BITMIME",
-    "SMTPUTF8": "SMTPUTF8",
-    "RET": "DSN",
-    "ENVID": "DSN",
-    "NOTIFY": "DSN",
-    "ORCPT": "DSN",
-    "REQUIRETLS": "REQUIRETLS",
+    "SIZE": "SIZE", "BODY": "8BITMIME", "SMTPUTF8": "SMTPUTF8", "RET": "DSN", "ENVID": "DSN", "NOTIFY": "DSN",
+    "ORCPT": "DSN", "REQUIRETLS": "REQUIRETLS",
 }
 """Parameters of MAIL and RCPT and the extension without which they are an error."""
 
@@ -149,17 +143,9 @@ class Session:
 class FaultServer:
     """Listens from construction on; serves between start() and stop(), or as a context manager."""
 
-    def __init__(
-        self,
-        script: Script | None = None,
-        *,
-        listeners: Sequence[socket.socket] = (),
-        extensions: Sequence[str] = EXTENSIONS,
-        tls: ssl.SSLContext | None = None,
-        implicit_tls: bool = False,
-        accounts: Mapping[str, str] | None = None,
-        hostname: str = "fault.test",
-    ) -> None:
+    def __init__(self, script: Script | None = None, *, listeners: Sequence[socket.socket] = (),
+                 extensions: Sequence[str] = EXTENSIONS, tls: ssl.SSLContext | None = None, implicit_tls: bool = False,
+                 accounts: Mapping[str, str] | None = None, hostname: str = "fault.test") -> None:
         """`listeners`: listening sockets to serve, by default a new one on a free port of 127.0.0.1.
 
         `tls`: offer STARTTLS with it, or begin with the handshake (`implicit_tls`).  `accounts`: passwords by user;
@@ -321,23 +307,17 @@ class _Dialogue:
         self._note(f"C: {line}")
         verb, _, argument = line.partition(" ")
         verb = verb.upper()
-        if self._buffer and not self._offered("PIPELINING"):
+        if verb == "BDAT":
+            pass  # its octets follow at once (RFC 3030 2)
+        elif self._buffer and not self._offered("PIPELINING"):
             self._violation(f"did not wait for the reply to {verb}, without PIPELINING")
         elif self._buffer and verb in {"EHLO", "HELO", "DATA", "STARTTLS", "QUIT", "VRFY", "NOOP"}:
             self._violation(f"did not wait for the reply to {verb}, the last of a group (RFC 2920 3.1)")
         if not raw.isascii() and "SMTPUTF8" not in self._mail_parameters and "SMTPUTF8" not in argument.upper():
             self._violation(f"not ASCII, without SMTPUTF8: {line}")
         handler = {
-            "EHLO": self._ehlo,
-            "HELO": self._helo,
-            "STARTTLS": self._starttls,
-            "MAIL": self._mail,
-            "RCPT": self._rcpt,
-            "AUTH": self._auth,
-            "DATA": self._data,
-            "BDAT": self._bdat,
-            "RSET": self._rset,
-            "QUIT": self._quit,
+            "EHLO": self._ehlo, "HELO": self._helo, "STARTTLS": self._starttls, "MAIL": self._mail, "RCPT": self._rcpt,
+            "AUTH": self._auth, "DATA": self._data, "BDAT": self._bdat, "RSET": self._rset, "QUIT": self._quit,
         }.get(verb)
         if handler is not None:
             handler(argument)
@@ -480,20 +460,14 @@ class _Dialogue:
             self._violation("a bare CR or LF in the content")
         if not content.isascii() and not self._mail_parameters.keys() & {"BODY", "SMTPUTF8"}:
             self._violation("an 8-bit content without BODY=8BITMIME")
-        message = Message(
-            self._sender or "",
-            self._recipients,
-            content,
-            self._mail_parameters,
-            self._recipient_parameters,
-            self.session.tls,
-        )
+        message = Message(self._sender or "", self._recipients, content, self._mail_parameters,
+                          self._recipient_parameters, self.session.tls)
         limit = self._size_limit()
         regular = b"552 5.3.4 larger than I take\r\n" if limit and len(content) > limit else b"250 2.0.0 taken\r\n"
         fault = self.server.fault(".")
         reply = regular if fault is None or fault.reply is None else fault.reply
         # Before the reply is sent: the client may act on it before this thread runs again.
-        message.acknowledged = _positive(reply) and reply.endswith(b"\n")
+        message.acknowledged = _positive(reply) and reply.startswith(b"2")
         with self.server.noting():
             self.session.messages.append(message)
         self._forget()
@@ -586,5 +560,10 @@ def _decoded(text: str) -> str:
 
 
 def _positive(reply: bytes) -> bool:
-    """Whether a client takes this reply for a yes: 2xx or 3xx."""
-    return re.match(rb"[23]\d\d(?=[ -]|\r\n|$)", reply) is not None
+    """Whether this is a yes for every client: whole, well-formed and 2xx or 3xx (RFC 5321 4.2)."""
+    *before, last = reply.split(b"\r\n")[:-1] or [b""]
+    return (
+        reply.endswith(b"\r\n")
+        and re.match(rb"[23]\d\d(?: |$)", last) is not None
+        and all(line.startswith(last[:3] + b"-") for line in before)
+    )

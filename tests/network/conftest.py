@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from faultserver import FaultServer
@@ -63,9 +64,8 @@ def lab(requirements: None) -> Iterator[Lab]:
             host.write("/etc/resolv.conf", f"nameserver {nameservers.RESOLVER}\n")
             for address in BLACKHOLE:
                 # A neighbour who is on no port of the bridge: what is sent to it vanishes without a word.
-                host.run(
-                    "ip", "neigh", "replace", address, "lladdr", "02:00:00:00:00:66", "dev", "eth0", "nud", "permanent"
-                )
+                host.run("ip", "neigh", "replace", address, "lladdr", "02:00:00:00:00:66", "dev", "eth0",
+                         "nud", "permanent")
         nameservers.start(lab["dns"])
         yield lab
 
@@ -95,7 +95,7 @@ def remote(request: pytest.FixtureRequest, mailservers: dict[str, MailServer]) -
 
 TLS_OPTIONS = ("--tls-cert", certificates.CERTIFICATE, "--tls-key", certificates.KEY)
 # Impatient, so that a test sees within seconds what takes minutes in the world.
-IMPATIENT = ("--connect-timeout", "1s", "--retry-schedule", "1s")
+IMPATIENT = ("--connect-timeout", "1s", "--retry-schedule", "0.2s 0.5s 30s")
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def start_ours(lab: Lab, authority: certificates.Authority, tmp_path: Path) -> I
 @pytest.fixture(scope="module")
 def ours(lab: Lab, authority: certificates.Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     """smtpmail on its host, with STARTTLS, for all tests of a module."""
-    program = Program(lab["ours"], tmp_path_factory.mktemp("ours"), *TLS_OPTIONS)
+    program = Program(lab["ours"], tmp_path_factory.mktemp("ours"), *TLS_OPTIONS, *IMPATIENT)
     program.start()
     yield program
     assert program.stop() == 0
@@ -136,13 +136,8 @@ class Sinks:
     def arrivals(self, subject: str) -> list[tuple[int, str]]:
         """Where a message with that subject has been accepted: numbers of the sinks with their recipients."""
         line = f"Subject: {subject}\r\n".encode()
-        return [
-            (number, recipient)
-            for number, server in self.servers.items()
-            for message in server.accepted
-            if line in message.content
-            for recipient in message.recipients
-        ]
+        return [(number, recipient) for number, server in self.servers.items() for message in server.accepted
+                if line in message.content for recipient in message.recipients]
 
 
 @pytest.fixture(scope="module")
@@ -153,3 +148,23 @@ def sinks(lab: Lab) -> Iterator[Sinks]:
     yield sinks
     for server in sinks.servers.values():
         server.stop()
+
+
+ServeOne = Callable[..., FaultServer]
+
+
+@pytest.fixture
+def serve_one(lab: Lab) -> Iterator[ServeOne]:
+    """Starts a fault server as the MX of one.test."""
+    servers: list[FaultServer] = []
+
+    def start(script: dict[str, Any] | None = None, **options: Any) -> FaultServer:
+        server = FaultServer(script, listeners=[lab["sink"].listener("192.0.2.81")], **options)
+        servers.append(server)
+        server.start()
+        return server
+
+    yield start
+    for server in servers:
+        server.stop()
+        assert server.violations == []

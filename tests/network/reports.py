@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import email
+import email.policy
+import re
 from dataclasses import dataclass
 from email.message import EmailMessage
-from typing import cast
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,8 @@ class RecipientReport:
 
 
 def is_report(message: EmailMessage) -> bool:
-    return message.get_content_type() == "multipart/report" and message.get_param("report-type") == "delivery-status"
+    return (message.get_content_type() == "multipart/report"
+            and message.get_param("report-type") in {"delivery-status", "global-delivery-status"})  # fmt: skip
 
 
 def recipients(message: EmailMessage) -> dict[str, RecipientReport]:
@@ -27,10 +30,12 @@ def recipients(message: EmailMessage) -> dict[str, RecipientReport]:
     assert is_report(message)
     text, status, *returned = message.iter_parts()
     assert text.get_content_type() == "text/plain"
-    assert status.get_content_type() in {"message/delivery-status", "message/global-delivery-status"}
+    # RFC 6522 3: the report-type is the subtype of the second part.
+    assert status.get_content_type() == f"message/{message.get_param('report-type')}"
     assert len(returned) == 1
     assert message["Return-Path"] == "<>"
-    per_message, *per_recipient = cast(list[EmailMessage], status.get_payload())
+    _, *blocks = re.split(rb"\n\n+", status.as_bytes().replace(b"\r\n", b"\n").strip())
+    per_message, *per_recipient = (email.message_from_bytes(each, policy=email.policy.SMTPUTF8) for each in blocks)
     assert per_message["Reporting-MTA"].startswith("dns;")
     found = {}
     for fields in per_recipient:

@@ -6,12 +6,10 @@ message too.  It also watches the client's manners: `violations` stays empty.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
-
 import pytest
-from faultserver import EXTENSIONS, Fault, FaultServer, close, hang, late, reset, say
+from faultserver import EXTENSIONS, Fault, FaultServer, close, late, reset, say
 
+from .conftest import ServeOne
 from .lab import Lab
 from .program import Program, Sent
 from .reports import concerns, recipients
@@ -19,32 +17,16 @@ from .reports import concerns, recipients
 RECIPIENT = "bob@one.test"
 COMMAND_POINTS = ["connect", "EHLO", "MAIL", "RCPT", "DATA", "."]
 
-ServeOne = Callable[..., FaultServer]
-
-
-@pytest.fixture
-def serve_one(lab: Lab) -> Iterator[ServeOne]:
-    """Starts a fault server as the MX of one.test."""
-    servers: list[FaultServer] = []
-
-    def start(script: dict[str, Any] | None = None, **options: Any) -> FaultServer:
-        server = FaultServer(script, listeners=[lab["sink"].listener("192.0.2.81")], **options)
-        servers.append(server)
-        server.start()
-        return server
-
-    yield start
-    for server in servers:
-        server.stop()
-        assert server.violations == []
+# With CHUNKING nobody would come by DATA.
+NO_CHUNKING = [extension for extension in EXTENSIONS if extension != "CHUNKING"]
 
 
 def deferred_then_delivered(ours: Program, server: FaultServer, sent: Sent, reason: str = "") -> None:
     """The first try fails for the time being, with the reason recorded; the second succeeds; nothing came twice."""
-    first = ours.wait_for("delivery.deferred", id=sent.id, recipient=RECIPIENT, timeout=20)
+    first = ours.wait_for("delivery.deferred", id=sent.id, recipient=RECIPIENT, timeout=8)
     assert first["reply"]
     assert reason in first["reply"]
-    ours.wait_for("delivery.succeeded", id=sent.id, recipient=RECIPIENT, timeout=20)
+    ours.wait_for("delivery.succeeded", id=sent.id, recipient=RECIPIENT, timeout=8)
     arrived = [message for message in server.accepted if sent.id.encode() in message.content]
     assert [message.recipients for message in arrived] == [[RECIPIENT]]
     assert ours.mailbox("alice") == []
@@ -73,13 +55,13 @@ def deferred_then_delivered(ours: Program, server: FaultServer, sent: Sent, reas
 )
 @pytest.mark.parametrize("point", COMMAND_POINTS)
 def test_once_at_any_point(ours: Program, serve_one: ServeOne, point: str, fault: Fault) -> None:
-    server = serve_one({point: [fault], "HELO": [fault]})
+    server = serve_one({point: [fault], "HELO": [fault]}, extensions=NO_CHUNKING)
     deferred_then_delivered(ours, server, ours.send(RECIPIENT))
 
 
 @pytest.mark.parametrize("fault", [close(), reset()], ids=["close", "reset"])
 def test_gone_in_the_middle_of_the_content(ours: Program, serve_one: ServeOne, fault: Fault) -> None:
-    server = serve_one({"content": [fault]})
+    server = serve_one({"content": [fault]}, extensions=NO_CHUNKING)
     content = b"Subject: large\r\n\r\n" + b"x" * 70 + b"\r\n" + b"0123456789\r\n" * 200_000
     deferred_then_delivered(ours, server, ours.submit(content, RECIPIENT))
 
@@ -87,8 +69,6 @@ def test_gone_in_the_middle_of_the_content(ours: Program, serve_one: ServeOne, f
 @pytest.mark.parametrize(
     ("point", "fault"),
     [
-        pytest.param("MAIL", say("354 go ahead"), id="354 to MAIL"),
-        pytest.param("RCPT", say("354 go ahead"), id="354 to RCPT"),
         pytest.param("DATA", say("250 ok"), id="250 to DATA"),
         pytest.param(".", say("354 go on"), id="354 to the content"),
         pytest.param("EHLO", say("220 again"), id="220 to EHLO"),
@@ -96,27 +76,16 @@ def test_gone_in_the_middle_of_the_content(ours: Program, serve_one: ServeOne, f
     ],
 )
 def test_the_wrong_kind_of_yes(ours: Program, serve_one: ServeOne, point: str, fault: Fault) -> None:
-    server = serve_one({point: [fault], "HELO": [fault]}, extensions=["SIZE 10485760"])
-    sent = ours.send(RECIPIENT)
-    ours.wait_for("delivery.succeeded", id=sent.id, timeout=20)
-    server.violations.clear()
-    assert len([message for message in server.accepted if sent.id.encode() in message.content]) >= 1
-
-
-@pytest.mark.parametrize("point", [*COMMAND_POINTS, "content"])
-def test_silence(start_ours: Callable[..., Program], serve_one: ServeOne, point: str) -> None:
-    """A reply that never comes costs the configured patience, not the worker."""
-    server = serve_one({point: [hang()]})
-    ours = start_ours("--connect-timeout", "1s", "--reply-timeout", "1s", "--retry-schedule", "1s")
-    content = b"Subject: large\r\n\r\n" + b"0123456789\r\n" * (400_000 if point == "content" else 1)
-    deferred_then_delivered(ours, server, ours.submit(content, RECIPIENT))
-
-
-@pytest.mark.parametrize("point", COMMAND_POINTS)
-def test_half_a_reply_and_silence(start_ours: Callable[..., Program], serve_one: ServeOne, point: str) -> None:
-    server = serve_one({point: [hang(b"250-and")]})
-    ours = start_ours("--connect-timeout", "1s", "--reply-timeout", "1s", "--retry-schedule", "1s")
+    server = serve_one({point: [fault], "HELO": [fault]}, extensions=NO_CHUNKING)
     deferred_then_delivered(ours, server, ours.send(RECIPIENT))
+
+
+@pytest.mark.parametrize("fault", [say("451 4.3.0 later"), close(), close("421 4.3.2 bye"), say("what?")], ids=repr)
+@pytest.mark.parametrize("chunk", [1, 2], ids=["first chunk", "second chunk"])
+def test_once_between_chunks(ours: Program, serve_one: ServeOne, chunk: int, fault: Fault) -> None:
+    server = serve_one({"BDAT": [None] * (chunk - 1) + [fault]})
+    content = b"Subject: in chunks\r\n\r\n" + b"0123456789\r\n" * 200_000
+    deferred_then_delivered(ours, server, ours.submit(content, RECIPIENT))
 
 
 @pytest.mark.parametrize(
@@ -141,14 +110,15 @@ def test_unusual_but_a_yes(ours: Program, serve_one: ServeOne, reply: Fault) -> 
 
 @pytest.mark.parametrize("point", ["connect", "MAIL", "RCPT", "DATA", "."])
 def test_a_5xx_bounces_with_its_words(ours: Program, serve_one: ServeOne, point: str) -> None:
-    server = serve_one({point: [say(b"554-5.7.9 the first line\r\n554 5.7.9 and the second\r\n")]})
+    refusal = say(b"554-5.7.9 the first line\r\n554 5.7.9 and the second\r\n")
+    server = serve_one({point: [refusal]}, extensions=NO_CHUNKING)
     recipient = f"bob-{COMMAND_POINTS.index(point)}@one.test"
     sent = ours.send(recipient, sender="carol@dom.test")
     ours.wait_for("delivery.failed", id=sent.id, recipient=recipient)
     notice = ours.wait_for_mail("carol", lambda message: concerns(message, recipient), f"a bounce of {recipient}")
     report = recipients(notice)[recipient]
     assert report.status == "5.7.9"
-    assert report.diagnostic.startswith("554")
+    assert "554" in report.diagnostic
     assert "the first line" in report.diagnostic and "and the second" in report.diagnostic
     explanation = next(notice.iter_parts())
     assert "and the second" in explanation.get_content()
@@ -157,12 +127,10 @@ def test_a_5xx_bounces_with_its_words(ours: Program, serve_one: ServeOne, point:
 
 def test_recipients_are_answered_for_one_by_one(ours: Program, serve_one: ServeOne) -> None:
     """Taken, refused and put off in one transaction: only the last is tried again, and only once more."""
-    server = serve_one(
-        {
-            "RCPT refused@one.test": say("550 5.1.1 unknown here"),
-            "RCPT greylisted@one.test": [say("450 4.2.0 greylisted")],
-        }
-    )
+    server = serve_one({
+        "RCPT refused@one.test": say("550 5.1.1 unknown here"),
+        "RCPT greylisted@one.test": [say("450 4.2.0 greylisted")],
+    })
     sent = ours.send("taken@one.test", "refused@one.test", "greylisted@one.test", "also-taken@one.test")
     ours.wait_for("delivery.succeeded", id=sent.id, recipient="taken@one.test")
     ours.wait_for("delivery.succeeded", id=sent.id, recipient="also-taken@one.test")
@@ -208,7 +176,7 @@ def test_421_on_a_reused_connection(ours: Program, serve_one: ServeOne) -> None:
     server = serve_one({"MAIL": [None, close("421 4.7.0 one is enough"), None, close("421 4.7.0 one is enough")]})
     sent = [ours.send(RECIPIENT) for _ in range(4)]
     for each in sent:
-        ours.wait_for("delivery.succeeded", id=each.id, timeout=20)
+        ours.wait_for("delivery.succeeded", id=each.id, timeout=8)
     assert sorted(server.deliveries.values()) == [1] * 4
 
 
@@ -265,7 +233,8 @@ def test_8bit_to_a_server_without_8bitmime(ours: Program, serve_one: ServeOne) -
 def test_smtputf8_to_a_server_without_it(ours: Program, serve_one: ServeOne) -> None:
     server = serve_one(extensions=["PIPELINING", "8BITMIME"])
     recipient = "mañana@one.test"
-    sent = ours.submit("Subject: mañana\r\n\r\nx\r\n".encode(), recipient, mail_options=["SMTPUTF8", "BODY=8BITMIME"])
+    sent = ours.submit("Subject: mañana\r\n\r\nx\r\n".encode(), recipient,
+                       mail_options=["SMTPUTF8", "BODY=8BITMIME"])
     ours.wait_for("delivery.failed", id=sent.id)
     notice = ours.wait_for_mail("alice", lambda message: concerns(message, recipient), "a bounce")
     assert recipients(notice)[recipient].status == "5.6.7"
@@ -276,13 +245,8 @@ def test_relayed_is_reported_where_dsn_ends(ours: Program, serve_one: ServeOne) 
     """NOTIFY=SUCCESS to a server without DSN: "relayed" (RFC 3461 5.2.2)."""
     serve_one(extensions=["PIPELINING"])
     recipient = "success@one.test"
-    ours.submit(
-        b"Subject: success\r\n\r\nx\r\n",
-        recipient,
-        sender="bob@dom.test",
-        rcpt_options=["NOTIFY=SUCCESS"],
-        mail_options=["ENVID=an-envelope", "RET=HDRS"],
-    )
+    ours.submit(b"Subject: success\r\n\r\nx\r\n", recipient, sender="bob@dom.test", rcpt_options=["NOTIFY=SUCCESS"],
+                mail_options=["ENVID=an-envelope", "RET=HDRS"])
     notice = ours.wait_for_mail("bob", lambda message: concerns(message, recipient, action="relayed"), "a report")
     assert recipients(notice)[recipient].status.startswith("2.")
     assert "Original-Envelope-Id: an-envelope" in str(notice)
@@ -290,14 +254,8 @@ def test_relayed_is_reported_where_dsn_ends(ours: Program, serve_one: ServeOne) 
 
 def test_notify_never_is_obeyed(ours: Program, serve_one: ServeOne) -> None:
     serve_one({"RCPT never@one.test": say("550 5.1.1 unknown")})
-    sent = ours.submit(
-        b"Subject: never\r\n\r\nx\r\n",
-        "never@one.test",
-        "told@one.test",
-        "also@one.test",
-        sender="carol@dom.test",
-        rcpt_options=["NOTIFY=NEVER"],
-    )
+    sent = ours.submit(b"Subject: never\r\n\r\nx\r\n", "never@one.test", "told@one.test", "also@one.test",
+                       sender="carol@dom.test", rcpt_options=["NOTIFY=NEVER"])
     ours.wait_for("delivery.failed", id=sent.id, recipient="never@one.test")
     ours.wait_for("delivery.succeeded", id=sent.id, recipient="told@one.test")
     assert not [message for message in ours.mailbox("carol") if "never@one.test" in str(message)]
@@ -309,50 +267,10 @@ def test_notify_never_is_obeyed(ours: Program, serve_one: ServeOne) -> None:
 def test_a_stream_shares_connections_and_loses_nothing(ours: Program, serve_one: ServeOne, lab: Lab) -> None:
     """200 messages by smtp-source over 10 connections: each arrives once, over fewer connections than messages."""
     server = serve_one()
-    lab["ours"].run(
-        "smtp-source",
-        "-m",
-        "200",
-        "-s",
-        "10",
-        "-l",
-        "2000",
-        "-f",
-        "alice@dom.test",
-        "-t",
-        RECIPIENT,
-        "-M",
-        "localhost",
-        "127.0.0.1:25",
-    )
+    lab["ours"].run("smtp-source", "-m", "200", "-s", "10", "-l", "2000", "-f", "alice@dom.test",
+                    "-t", RECIPIENT, "-M", "localhost", "127.0.0.1:25")
     server.wait_until(lambda it: len(it.accepted) >= 200, timeout=30)
     ours.wait_for("delivery.succeeded", count=200, recipient=RECIPIENT)
     ids = [next(line for line in message.content.split(b"\r\n") if b" id " in line) for message in server.accepted]
     assert len(ids) == len(set(ids)) == 200
     assert len(server.sessions) < 100
-
-
-def test_a_hanging_server_does_not_delay_another(
-    start_ours: Callable[..., Program], serve_one: ServeOne, lab: Lab
-) -> None:
-    """More messages for a silent server than there are ways to it, then one for a living server."""
-    serve_one({"connect": hang()})
-    ours = start_ours()
-    with FaultServer(listeners=[lab["sink"].listener("192.0.2.82")]) as living:
-        lab["ours"].run(
-            "smtp-source",
-            "-m",
-            "200",
-            "-s",
-            "10",
-            "-f",
-            "alice@dom.test",
-            "-t",
-            RECIPIENT,
-            "-M",
-            "localhost",
-            "127.0.0.1:25",
-        )
-        sent = ours.send("bob@two.test")
-        ours.wait_for("delivery.succeeded", id=sent.id, timeout=3)
-        assert len(living.accepted) == 1

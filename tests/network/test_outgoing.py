@@ -69,7 +69,9 @@ def test_one_is_refused_and_the_others_get_their_mail(ours: Program, remote: Mai
 
 
 def test_smtputf8_goes_to_those_who_have_it(ours: Program, mailservers: dict[str, MailServer]) -> None:
-    content = "From: josé@dom.test\r\nSubject: à bientôt\r\n\r\nça va\r\n".encode()
+    content = ("From: josé@dom.test\r\nSubject: à bientôt\r\nMIME-Version: 1.0\r\n"
+               "Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\n"
+               "ça va\r\n").encode()  # fmt: skip
     for server in mailservers.values():
         if server.smtputf8:
             recipient = f"{INTERNATIONAL_USER}@{server.domain}"

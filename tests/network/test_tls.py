@@ -61,26 +61,9 @@ def wrong_name(authority: Authority) -> ssl.SSLContext:
 def self_signed(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
     folder = tmp_path_factory.mktemp("self-signed")
     files = folder / "cert.pem", folder / "key.pem"
-    run(
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        f"/CN={EXCHANGER}",
-        "-addext",
-        f"subjectAltName=DNS:{EXCHANGER}",
-        "-out",
-        str(files[0]),
-        "-keyout",
-        str(files[1]),
-    )
+    run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+        "-subj", f"/CN={EXCHANGER}", "-addext", f"subjectAltName=DNS:{EXCHANGER}",
+        "-out", str(files[0]), "-keyout", str(files[1]))
     return context(files)
 
 
@@ -202,7 +185,7 @@ def test_real_servers_without_requiretls_bounce_it(
 @pytest.fixture
 def credentials(tmp_path: Path) -> Path:
     path = tmp_path / "smarthost-auth"
-    path.write_text("ann secret\n")
+    path.write_text("ann:secret\n")
     path.chmod(0o600)
     return path
 

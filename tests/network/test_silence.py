@@ -1,0 +1,43 @@
+"""Servers that say nothing cost the configured patience: not the worker, and nobody else's time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from faultserver import FaultServer, hang
+
+from .conftest import IMPATIENT, ServeOne
+from .lab import Lab
+from .program import Program
+from .test_faults import COMMAND_POINTS, NO_CHUNKING, RECIPIENT, deferred_then_delivered
+
+
+@pytest.mark.parametrize("point", [*COMMAND_POINTS, "content"])
+def test_silence(start_ours: Callable[..., Program], serve_one: ServeOne, point: str) -> None:
+    """A reply that never comes costs the configured patience, not the worker."""
+    server = serve_one({point: [hang()]}, extensions=NO_CHUNKING)
+    ours = start_ours(*IMPATIENT, "--reply-timeout", "0.4s")
+    content = b"Subject: large\r\n\r\n" + b"0123456789\r\n" * (400_000 if point == "content" else 1)
+    deferred_then_delivered(ours, server, ours.submit(content, RECIPIENT))
+
+
+@pytest.mark.parametrize("point", COMMAND_POINTS)
+def test_half_a_reply_and_silence(start_ours: Callable[..., Program], serve_one: ServeOne, point: str) -> None:
+    server = serve_one({point: [hang(b"250-and")]}, extensions=NO_CHUNKING)
+    ours = start_ours(*IMPATIENT, "--reply-timeout", "0.4s")
+    deferred_then_delivered(ours, server, ours.send(RECIPIENT))
+
+
+def test_a_hanging_server_does_not_delay_another(
+    start_ours: Callable[..., Program], serve_one: ServeOne, lab: Lab
+) -> None:
+    """More messages for a silent server than there are ways to it, then one for a living server."""
+    serve_one({"connect": hang()})
+    ours = start_ours()
+    with FaultServer(listeners=[lab["sink"].listener("192.0.2.82")]) as living:
+        lab["ours"].run("smtp-source", "-m", "200", "-s", "10", "-f", "alice@dom.test", "-t", RECIPIENT,
+                        "-M", "localhost", "127.0.0.1:25")
+        sent = ours.send("bob@two.test")
+        ours.wait_for("delivery.succeeded", id=sent.id, timeout=3)
+        assert len(living.accepted) == 1
