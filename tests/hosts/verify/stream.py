@@ -1,16 +1,20 @@
-"""A stream of mail: COUNT messages to port 25 of ADDRESS, one connection each, from a patient server: what is not
-accepted is tried again. Prints what happened as JSON. Runs on the remote host: stream.py ADDRESS COUNT SUBJECT
+"""A stream of mail to port 25 of ADDRESS, one connection a message, from a patient server: what is not accepted is tried
+again. Ends when the file STOP is there, and prints what happened as JSON. Runs on the remote host.
+
+    stream.py ADDRESS SUBJECT STOP
 """
 
 import collections
 import json
+import os
 import smtplib
 import sys
 import time
 
-address, count, subject = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+address, subject, stop = sys.argv[1:]
 outcomes = collections.Counter()
-for number in range(count):
+number = 0
+while not os.path.exists(stop):
     give_up = time.monotonic() + 60
     while True:
         try:
@@ -30,4 +34,6 @@ for number in range(count):
         if time.monotonic() > give_up:
             sys.exit(f"message {number} was never accepted: {dict(outcomes)}")
         time.sleep(0.05)
+    number += 1
+    time.sleep(0.005)
 print(json.dumps(outcomes))

@@ -1,4 +1,4 @@
-"""The acceptance test of the project: a person with Thunderbird, a person with another server, and their mail."""
+"""The acceptance test of the project: a person with Thunderbird on the host, a person with another server."""
 
 from __future__ import annotations
 

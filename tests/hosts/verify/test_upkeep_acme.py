@@ -1,0 +1,89 @@
+"""A certificate from an authority: Debian's pebble on the remote host plays it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+
+import pytest
+from conftest import deployed, eventually
+from testinfra.host import Host
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("MOLECULE_SCENARIO_NAME", "default") != "default", reason="done in the default scenario"
+)
+
+PEBBLE = {
+    "pebble": {
+        "listenAddress": "0.0.0.0:14000",
+        "managementListenAddress": "127.0.0.1:15000",
+        "certificate": "/srv/pebble/cert.pem",
+        "privateKey": "/srv/pebble/key.pem",
+        "httpPort": 80,
+        "tlsPort": 443,
+    }
+}
+
+# Holds a session open while the certificate is renewed, and goes on in it.
+SESSION_OVER_RENEWAL = """
+import smtplib, subprocess
+with smtplib.SMTP("127.0.0.1", 25) as client:
+    client.ehlo()
+    renew = ["certbot", "renew", "--force-renewal", "--no-random-sleep-on-renew"]
+    subprocess.run(renew, check=True, capture_output=True)
+    print(client.noop()[0])
+"""
+
+
+@pytest.fixture(scope="module")
+def authority(mail: Host, remote: Host) -> str:
+    """The directory URL of an authority that the host trusts."""
+    remote.check_output("apt-get install -y -qq pebble")
+    remote.check_output("mkdir -p /srv/pebble")
+    remote.check_output(
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -noenc -days 30 -subj /CN=pebble"
+        " -addext subjectAltName=DNS:remote.example.net -keyout /srv/pebble/key.pem -out /srv/pebble/cert.pem"
+    )
+    remote.check_output("printf %%s %s >/srv/pebble/config.json", json.dumps(PEBBLE))
+    remote.check_output(
+        "systemd-run --quiet --unit pebble --setenv PEBBLE_VA_NOSLEEP=1 --setenv PEBBLE_WFE_NONCEREJECT=0 --"
+        " pebble -config /srv/pebble/config.json -dnsserver 192.0.2.20:53"
+    )
+    mail.check_output("printf %%s %s >/etc/ssl/pebble.pem", remote.file("/srv/pebble/cert.pem").content_string)
+    eventually(lambda: remote.socket("tcp://14000").is_listening)
+    yield "https://remote.example.net:14000/dir"
+    remote.check_output("systemctl stop pebble")
+
+
+def served_certificate(remote: Host) -> str:
+    """Issuer and serial number of the certificate that a sender sees."""
+    return remote.check_output(
+        "openssl s_client -connect 192.0.2.10:25 -starttls smtp </dev/null 2>/dev/null"
+        " | openssl x509 -noout -issuer -serial -ext subjectAltName"
+    )
+
+
+def open_for_a_moment(mail: Host) -> bool:
+    return "elements" in mail.check_output("nft list set inet smtpmail passing")
+
+
+def test_certificate_comes_and_is_renewed_without_dropping_a_session(mail: Host, remote: Host, authority: str) -> None:
+    deployed(
+        smtpmail_tls="acme",
+        smtpmail_acme_email="bob@dom.fr",
+        smtpmail_acme_server=authority,
+        smtpmail_acme_ca_bundle="/etc/ssl/pebble.pem",
+    )
+    first = served_certificate(remote)
+    assert "Pebble" in first
+    assert "DNS:mail.dom.fr" in first
+    assert not open_for_a_moment(mail), "port 80 is open only while the authority looks"
+    assert mail.file("/etc/smtpmail/tls/key.pem").mode == 0o640
+    assert mail.service("certbot.timer").is_enabled
+
+    assert mail.check_output("REQUESTS_CA_BUNDLE=/etc/ssl/pebble.pem python3 -c %s", SESSION_OVER_RENEWAL) == "250"
+    second = served_certificate(remote)
+    assert "Pebble" in second
+    assert re.search("serial=.*", second)[0] != re.search("serial=.*", first)[0]  # type: ignore[index]
+    assert not open_for_a_moment(mail)
