@@ -42,8 +42,14 @@ EXTENSIONS = ("PIPELINING", "SIZE 10485760", "8BITMIME", "SMTPUTF8", "DSN", "CHU
 """What is offered unless a test says otherwise; STARTTLS comes with a TLS context."""
 
 _PARAMETERS = {
-    "SIZE": "SIZE", "BODY": "8BITMIME", "SMTPUTF8": "SMTPUTF8", "RET": "DSN", "ENVID": "DSN", "NOTIFY": "DSN",
-    "ORCPT": "DSN", "REQUIRETLS": "REQUIRETLS",
+    "SIZE": "SIZE",
+    "BODY": "8BITMIME",
+    "SMTPUTF8": "SMTPUTF8",
+    "RET": "DSN",
+    "ENVID": "DSN",
+    "NOTIFY": "DSN",
+    "ORCPT": "DSN",
+    "REQUIRETLS": "REQUIRETLS",
 }
 """Parameters of MAIL and RCPT and the extension without which they are an error."""
 
@@ -143,9 +149,17 @@ class Session:
 class FaultServer:
     """Listens from construction on; serves between start() and stop(), or as a context manager."""
 
-    def __init__(self, script: Script | None = None, *, listeners: Sequence[socket.socket] = (),
-                 extensions: Sequence[str] = EXTENSIONS, tls: ssl.SSLContext | None = None, implicit_tls: bool = False,
-                 accounts: Mapping[str, str] | None = None, hostname: str = "fault.test") -> None:
+    def __init__(
+        self,
+        script: Script | None = None,
+        *,
+        listeners: Sequence[socket.socket] = (),
+        extensions: Sequence[str] = EXTENSIONS,
+        tls: ssl.SSLContext | None = None,
+        implicit_tls: bool = False,
+        accounts: Mapping[str, str] | None = None,
+        hostname: str = "fault.test",
+    ) -> None:
         """`listeners`: listening sockets to serve, by default a new one on a free port of 127.0.0.1.
 
         `tls`: offer STARTTLS with it, or begin with the handshake (`implicit_tls`).  `accounts`: passwords by user;
@@ -316,8 +330,16 @@ class _Dialogue:
         if not raw.isascii() and "SMTPUTF8" not in self._mail_parameters and "SMTPUTF8" not in argument.upper():
             self._violation(f"not ASCII, without SMTPUTF8: {line}")
         handler = {
-            "EHLO": self._ehlo, "HELO": self._helo, "STARTTLS": self._starttls, "MAIL": self._mail, "RCPT": self._rcpt,
-            "AUTH": self._auth, "DATA": self._data, "BDAT": self._bdat, "RSET": self._rset, "QUIT": self._quit,
+            "EHLO": self._ehlo,
+            "HELO": self._helo,
+            "STARTTLS": self._starttls,
+            "MAIL": self._mail,
+            "RCPT": self._rcpt,
+            "AUTH": self._auth,
+            "DATA": self._data,
+            "BDAT": self._bdat,
+            "RSET": self._rset,
+            "QUIT": self._quit,
         }.get(verb)
         if handler is not None:
             handler(argument)
@@ -460,8 +482,14 @@ class _Dialogue:
             self._violation("a bare CR or LF in the content")
         if not content.isascii() and not self._mail_parameters.keys() & {"BODY", "SMTPUTF8"}:
             self._violation("an 8-bit content without BODY=8BITMIME")
-        message = Message(self._sender or "", self._recipients, content, self._mail_parameters,
-                          self._recipient_parameters, self.session.tls)
+        message = Message(
+            self._sender or "",
+            self._recipients,
+            content,
+            self._mail_parameters,
+            self._recipient_parameters,
+            self.session.tls,
+        )
         limit = self._size_limit()
         regular = b"552 5.3.4 larger than I take\r\n" if limit and len(content) > limit else b"250 2.0.0 taken\r\n"
         fault = self.server.fault(".")

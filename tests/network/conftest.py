@@ -64,8 +64,9 @@ def lab(requirements: None) -> Iterator[Lab]:
             host.write("/etc/resolv.conf", f"nameserver {nameservers.RESOLVER}\n")
             for address in BLACKHOLE:
                 # A neighbour who is on no port of the bridge: what is sent to it vanishes without a word.
-                host.run("ip", "neigh", "replace", address, "lladdr", "02:00:00:00:00:66", "dev", "eth0",
-                         "nud", "permanent")
+                host.run(
+                    "ip", "neigh", "replace", address, "lladdr", "02:00:00:00:00:66", "dev", "eth0", "nud", "permanent"
+                )
         nameservers.start(lab["dns"])
         yield lab
 
@@ -136,8 +137,13 @@ class Sinks:
     def arrivals(self, subject: str) -> list[tuple[int, str]]:
         """Where a message with that subject has been accepted: numbers of the sinks with their recipients."""
         line = f"Subject: {subject}\r\n".encode()
-        return [(number, recipient) for number, server in self.servers.items() for message in server.accepted
-                if line in message.content for recipient in message.recipients]
+        return [
+            (number, recipient)
+            for number, server in self.servers.items()
+            for message in server.accepted
+            if line in message.content
+            for recipient in message.recipients
+        ]
 
 
 @pytest.fixture(scope="module")

@@ -244,8 +244,22 @@ class Lab:
         run("ip", "netns", "add", namespace)
         for setting in ("all.disable_ipv6=0", "default.disable_ipv6=0", "default.accept_ra=0"):
             run("ip", "netns", "exec", namespace, "sysctl", "-qw", f"net.ipv6.conf.{setting}")
-        run("ip", "-n", self._wire, "link", "add", "name", name, "type", "veth",
-            "peer", "name", "eth0", "netns", namespace)
+        run(
+            "ip",
+            "-n",
+            self._wire,
+            "link",
+            "add",
+            "name",
+            name,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "netns",
+            namespace,
+        )
         run("ip", "-n", self._wire, "link", "set", "dev", name, "master", "br0", "up")
         run("ip", "-n", namespace, "link", "set", "lo", "up")
         run("ip", "-n", namespace, "link", "set", "eth0", "up")
@@ -261,7 +275,10 @@ class Lab:
         unshare = ["unshare", "--mount", "--uts", "--propagation", "private"]
         init = subprocess.Popen(
             [*enter, *unshare, "sh", "-c", _BOOT, "sh", str(self._packages.get(name, "")), name],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         self.hosts[name] = Host(name, [address.split("/")[0] for address in addresses], namespace, init)
         return init

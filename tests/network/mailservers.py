@@ -104,7 +104,9 @@ class Postfix(MailServer):
     def configure(self) -> None:
         mailboxes = [f"{user}@{domain} {user}/" for user in self.users for domain in self.domains]
         self.host.write("/etc/postfix/mailboxes", "\n".join(mailboxes) + "\n")
-        self.host.write("/etc/postfix/main.cf", f"""
+        self.host.write(
+            "/etc/postfix/main.cf",
+            f"""
 compatibility_level = 3.6
 maillog_file = /var/log/mail.log
 myhostname = {self.hostname}
@@ -114,7 +116,7 @@ inet_interfaces = all
 inet_protocols = all
 alias_maps =
 smtpd_relay_restrictions = permit_mynetworks, reject_unauth_destination
-virtual_mailbox_domains = {' '.join(self.domains)}
+virtual_mailbox_domains = {" ".join(self.domains)}
 virtual_mailbox_maps = texthash:/etc/postfix/mailboxes
 virtual_mailbox_base = {_MAIL}
 virtual_uid_maps = static:{_UID}
@@ -129,12 +131,18 @@ smtp_tls_CAfile = {certificates.AUTHORITY}
 smtp_tls_loglevel = 1
 minimal_backoff_time = 5s
 queue_run_delay = 5s
-""")
-        listeners = "".join(f"{_bracketed(address)}:25 inet n - n - - smtpd\n"
-                            for address in ("127.0.0.1", *self.tls_addresses))
-        listeners += "".join(f"{_bracketed(address)}:25 inet n - n - - smtpd -o smtpd_tls_security_level=none\n"
-                             for address in self.clear_addresses)
-        self.host.write("/etc/postfix/master.cf", f"""
+""",
+        )
+        listeners = "".join(
+            f"{_bracketed(address)}:25 inet n - n - - smtpd\n" for address in ("127.0.0.1", *self.tls_addresses)
+        )
+        listeners += "".join(
+            f"{_bracketed(address)}:25 inet n - n - - smtpd -o smtpd_tls_security_level=none\n"
+            for address in self.clear_addresses
+        )
+        self.host.write(
+            "/etc/postfix/master.cf",
+            f"""
 {listeners}
 postlog   unix-dgram n - n - 1 postlogd
 pickup    unix  n       -       n       60      1       pickup
@@ -157,12 +165,16 @@ discard   unix  -       -       n       -       -       discard
 virtual   unix  -       n       n       -       -       virtual
 anvil     unix  -       -       n       -       1       anvil
 scache    unix  -       -       n       -       1       scache
-""")
+""",
+        )
 
     def launch(self) -> None:
         # The machine's own Postfix may have left its queue here; this host begins with an empty one.
-        self.host.run("sh", "-c", "rm -rf /var/spool/postfix && mkdir -p /var/spool/postfix /var/log"
-                                  " && chown postfix: /var/lib/postfix")
+        self.host.run(
+            "sh",
+            "-c",
+            "rm -rf /var/spool/postfix && mkdir -p /var/spool/postfix /var/log && chown postfix: /var/lib/postfix",
+        )
         self.host.daemon("postfix", "start-fg")
 
     def log(self) -> str:
@@ -175,9 +187,11 @@ class Exim(MailServer):
 
     def configure(self) -> None:
         clear = " ; ".join(self.clear_addresses)
-        self.host.write("/etc/exim4/exim4.conf", f"""
+        self.host.write(
+            "/etc/exim4/exim4.conf",
+            f"""
 primary_hostname = {self.hostname}
-domainlist local_domains = {' : '.join(self.domains)}
+domainlist local_domains = {" : ".join(self.domains)}
 hostlist relay_from_hosts = <; 127.0.0.1 ; ::1
 local_interfaces = <; 0.0.0.0 ; ::0
 tls_certificate = {certificates.CERTIFICATE}
@@ -204,7 +218,7 @@ begin routers
 mailbox:
   driver = accept
   domains = +local_domains
-  local_parts = {' : '.join(self.users)}
+  local_parts = {" : ".join(self.users)}
   transport = maildir
 elsewhere:
   driver = dnslookup
@@ -227,11 +241,21 @@ smtp:
 
 begin retry
 * * F,1h,5s
-""")
+""",
+        )
 
     def launch(self) -> None:
-        self.host.run("install", "-d", "-o", "Debian-exim", "-g", "Debian-exim",
-                      "/var/spool/exim4", "/var/log/exim4", "/run/exim4")
+        self.host.run(
+            "install",
+            "-d",
+            "-o",
+            "Debian-exim",
+            "-g",
+            "Debian-exim",
+            "/var/spool/exim4",
+            "/var/log/exim4",
+            "/run/exim4",
+        )
         # Exim reads the key after it has given up root.
         self.host.run("chown", "Debian-exim", certificates.KEY)
         self.host.daemon("exim4", "-bdf", "-q5s")
@@ -252,11 +276,16 @@ class OpenSmtpd(MailServer):
         users = "".join(f"{user} {_UID}:{_UID}:{_MAIL}/{user}\n" for user in self.users)
         self.host.write("/etc/lab-users", users)
         domains = ", ".join(f'"{domain}"' for domain in self.domains)
-        tls = "".join(f'listen on "{address}" hostname {self.hostname} tls pki {self.hostname}\n'
-                      for address in self.tls_addresses)
-        clear = "".join(f'listen on "{address}" hostname {self.hostname}\n'
-                        for address in ("127.0.0.1", *self.clear_addresses))
-        self.host.write("/etc/smtpd.conf", f"""
+        tls = "".join(
+            f'listen on "{address}" hostname {self.hostname} tls pki {self.hostname}\n'
+            for address in self.tls_addresses
+        )
+        clear = "".join(
+            f'listen on "{address}" hostname {self.hostname}\n' for address in ("127.0.0.1", *self.clear_addresses)
+        )
+        self.host.write(
+            "/etc/smtpd.conf",
+            f"""
 pki {self.hostname} cert "{certificates.CERTIFICATE}"
 pki {self.hostname} key "{certificates.KEY}"
 table users file:/etc/lab-users
@@ -266,7 +295,9 @@ action "inbox" maildir "{_MAIL}/%{{user.username}}" userbase <users>
 action "out" relay helo {self.hostname}
 match from any for domain <domains> action "inbox"
 match from local for any action "out"
-""", mode=0o600)
+""",
+            mode=0o600,
+        )
 
     def launch(self) -> None:
         self.host.run("install", "-d", "-m", "0755", "/var/lib/opensmtpd/empty")

@@ -14,7 +14,7 @@ AUTHORITY = ("192.0.2.54", "2001:db8::54")
 
 _KNOT = f"""
 server:
-  listen: [{', '.join(f'{address}@53' for address in AUTHORITY)}]
+  listen: [{", ".join(f"{address}@53" for address in AUTHORITY)}]
   rundir: /run/knot
   user: root:root
   automatic-acl: off

@@ -128,18 +128,47 @@ class Program:
 
     # --- sending through its loopback listener
 
-    def send(self, *recipients: str, sender: str = "alice@dom.test", subject: str = "", body: str = "A body.",
-             server: str = "127.0.0.1", options: Sequence[str] = ()) -> Sent:
+    def send(
+        self,
+        *recipients: str,
+        sender: str = "alice@dom.test",
+        subject: str = "",
+        body: str = "A body.",
+        server: str = "127.0.0.1",
+        options: Sequence[str] = (),
+    ) -> Sent:
         """Hand it a message with swaks; raises LabError when it is not acknowledged."""
         subject = subject or f"test {time.time_ns()}"
         said = self.host.run(
-            "swaks", "--server", server, "--port", "25", "--ehlo", "localhost", "--timeout", "15s",
-            "--from", sender, "--to", ",".join(recipients), "--h-Subject", subject, "--body", body, *options,
+            "swaks",
+            "--server",
+            server,
+            "--port",
+            "25",
+            "--ehlo",
+            "localhost",
+            "--timeout",
+            "15s",
+            "--from",
+            sender,
+            "--to",
+            ",".join(recipients),
+            "--h-Subject",
+            subject,
+            "--body",
+            body,
+            *options,
         ).stdout
         return self._sent(said, subject)
 
-    def submit(self, content: bytes, *recipients: str, sender: str = "alice@dom.test",
-               mail_options: Sequence[str] = (), rcpt_options: Sequence[str] = ()) -> Sent:
+    def submit(
+        self,
+        content: bytes,
+        *recipients: str,
+        sender: str = "alice@dom.test",
+        mail_options: Sequence[str] = (),
+        rcpt_options: Sequence[str] = (),
+    ) -> Sent:
         """Hand it a message with smtplib, for what swaks cannot say: 8-bit contents, SMTPUTF8, DSN parameters."""
         with self.host.call(smtplib.SMTP, "127.0.0.1", 25, "localhost", 15) as client:
             client.ehlo()
@@ -167,8 +196,9 @@ class Program:
         numbers = sorted(int(name) for name in os.listdir(folder) if name.isdigit())
         return [parse(folder / str(number)) for number in numbers if (folder / f"{number}.status").exists()]
 
-    def wait_for_mail(self, user: str, accept: Callable[[EmailMessage], bool], what: str = "a message",
-                      timeout: float = 15.0) -> EmailMessage:
+    def wait_for_mail(
+        self, user: str, accept: Callable[[EmailMessage], bool], what: str = "a message", timeout: float = 15.0
+    ) -> EmailMessage:
         """Wait for the first message in the user's mailbox that `accept` says yes to."""
 
         def find() -> EmailMessage | None:

@@ -127,10 +127,12 @@ def test_a_5xx_bounces_with_its_words(ours: Program, serve_one: ServeOne, point:
 
 def test_recipients_are_answered_for_one_by_one(ours: Program, serve_one: ServeOne) -> None:
     """Taken, refused and put off in one transaction: only the last is tried again, and only once more."""
-    server = serve_one({
-        "RCPT refused@one.test": say("550 5.1.1 unknown here"),
-        "RCPT greylisted@one.test": [say("450 4.2.0 greylisted")],
-    })
+    server = serve_one(
+        {
+            "RCPT refused@one.test": say("550 5.1.1 unknown here"),
+            "RCPT greylisted@one.test": [say("450 4.2.0 greylisted")],
+        }
+    )
     sent = ours.send("taken@one.test", "refused@one.test", "greylisted@one.test", "also-taken@one.test")
     ours.wait_for("delivery.succeeded", id=sent.id, recipient="taken@one.test")
     ours.wait_for("delivery.succeeded", id=sent.id, recipient="also-taken@one.test")
@@ -233,8 +235,7 @@ def test_8bit_to_a_server_without_8bitmime(ours: Program, serve_one: ServeOne) -
 def test_smtputf8_to_a_server_without_it(ours: Program, serve_one: ServeOne) -> None:
     server = serve_one(extensions=["PIPELINING", "8BITMIME"])
     recipient = "mañana@one.test"
-    sent = ours.submit("Subject: mañana\r\n\r\nx\r\n".encode(), recipient,
-                       mail_options=["SMTPUTF8", "BODY=8BITMIME"])
+    sent = ours.submit("Subject: mañana\r\n\r\nx\r\n".encode(), recipient, mail_options=["SMTPUTF8", "BODY=8BITMIME"])
     ours.wait_for("delivery.failed", id=sent.id)
     notice = ours.wait_for_mail("alice", lambda message: concerns(message, recipient), "a bounce")
     assert recipients(notice)[recipient].status == "5.6.7"
@@ -245,8 +246,13 @@ def test_relayed_is_reported_where_dsn_ends(ours: Program, serve_one: ServeOne) 
     """NOTIFY=SUCCESS to a server without DSN: "relayed" (RFC 3461 5.2.2)."""
     serve_one(extensions=["PIPELINING"])
     recipient = "success@one.test"
-    ours.submit(b"Subject: success\r\n\r\nx\r\n", recipient, sender="bob@dom.test", rcpt_options=["NOTIFY=SUCCESS"],
-                mail_options=["ENVID=an-envelope", "RET=HDRS"])
+    ours.submit(
+        b"Subject: success\r\n\r\nx\r\n",
+        recipient,
+        sender="bob@dom.test",
+        rcpt_options=["NOTIFY=SUCCESS"],
+        mail_options=["ENVID=an-envelope", "RET=HDRS"],
+    )
     notice = ours.wait_for_mail("bob", lambda message: concerns(message, recipient, action="relayed"), "a report")
     assert recipients(notice)[recipient].status.startswith("2.")
     assert "Original-Envelope-Id: an-envelope" in str(notice)
@@ -254,8 +260,14 @@ def test_relayed_is_reported_where_dsn_ends(ours: Program, serve_one: ServeOne) 
 
 def test_notify_never_is_obeyed(ours: Program, serve_one: ServeOne) -> None:
     serve_one({"RCPT never@one.test": say("550 5.1.1 unknown")})
-    sent = ours.submit(b"Subject: never\r\n\r\nx\r\n", "never@one.test", "told@one.test", "also@one.test",
-                       sender="carol@dom.test", rcpt_options=["NOTIFY=NEVER"])
+    sent = ours.submit(
+        b"Subject: never\r\n\r\nx\r\n",
+        "never@one.test",
+        "told@one.test",
+        "also@one.test",
+        sender="carol@dom.test",
+        rcpt_options=["NOTIFY=NEVER"],
+    )
     ours.wait_for("delivery.failed", id=sent.id, recipient="never@one.test")
     ours.wait_for("delivery.succeeded", id=sent.id, recipient="told@one.test")
     assert not [message for message in ours.mailbox("carol") if "never@one.test" in str(message)]
@@ -267,8 +279,22 @@ def test_notify_never_is_obeyed(ours: Program, serve_one: ServeOne) -> None:
 def test_a_stream_shares_connections_and_loses_nothing(ours: Program, serve_one: ServeOne, lab: Lab) -> None:
     """200 messages by smtp-source over 10 connections: each arrives once, over fewer connections than messages."""
     server = serve_one()
-    lab["ours"].run("smtp-source", "-m", "200", "-s", "10", "-l", "2000", "-f", "alice@dom.test",
-                    "-t", RECIPIENT, "-M", "localhost", "127.0.0.1:25")
+    lab["ours"].run(
+        "smtp-source",
+        "-m",
+        "200",
+        "-s",
+        "10",
+        "-l",
+        "2000",
+        "-f",
+        "alice@dom.test",
+        "-t",
+        RECIPIENT,
+        "-M",
+        "localhost",
+        "127.0.0.1:25",
+    )
     server.wait_until(lambda it: len(it.accepted) >= 200, timeout=30)
     ours.wait_for("delivery.succeeded", count=200, recipient=RECIPIENT)
     ids = [next(line for line in message.content.split(b"\r\n") if b" id " in line) for message in server.accepted]

@@ -22,7 +22,10 @@ def tls(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture(scope="module")
 def ours(
-    lab: Lab, authority: Authority, mailservers: dict[str, MailServer], tmp_path_factory: pytest.TempPathFactory,
+    lab: Lab,
+    authority: Authority,
+    mailservers: dict[str, MailServer],
+    tmp_path_factory: pytest.TempPathFactory,
     tls: bool,
 ) -> Iterator[Program]:
     for server in mailservers.values():
@@ -33,9 +36,7 @@ def ours(
     assert program.stop() == 0
 
 
-def send(
-    remote: MailServer, content: str, *recipients: str, sender: str = "", options: tuple[str, ...] = ()
-) -> None:
+def send(remote: MailServer, content: str, *recipients: str, sender: str = "", options: tuple[str, ...] = ()) -> None:
     """Give a message to a foreign server on its own loopback interface."""
     octets = content.replace("\n", "\r\n").encode()
     with remote.host.call(smtplib.SMTP, "127.0.0.1", 25, "localhost", 15) as client:
@@ -83,8 +84,13 @@ def test_smtputf8(ours: Program, mailservers: dict[str, MailServer], tls: bool) 
             continue
         subject = f"{remote.name} très bien {tls}"
         sender = f"josé@{remote.domain}"
-        send(remote, f"From: {sender}\nSubject: {subject}\n\nça va\n", "josé@dom.test",
-             sender=sender, options=("SMTPUTF8", "BODY=8BITMIME"))
+        send(
+            remote,
+            f"From: {sender}\nSubject: {subject}\n\nça va\n",
+            "josé@dom.test",
+            sender=sender,
+            options=("SMTPUTF8", "BODY=8BITMIME"),
+        )
         message = ours.wait_for_subject("josé", subject)
         assert message["Return-Path"] == f"<{sender}>"
         assert "with UTF8SMTP" in message.get_all("Received", [])[0]

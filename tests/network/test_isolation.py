@@ -55,8 +55,11 @@ def test_no_interface_leads_out(lab: Lab) -> None:
     hosts = [namespace for namespace, name in ends if name == "eth0"]
     assert len(ends) == 2 * len(hosts) == 2 * len(HOSTS)
     # The machine's own namespace has no end of any of them.
-    assert not [link for link in json.loads(run("ip", "-json", "link").stdout) if link.get("link_netnsid") is not None
-                and link["ifname"] in HOSTS]
+    assert not [
+        link
+        for link in json.loads(run("ip", "-json", "link").stdout)
+        if link.get("link_netnsid") is not None and link["ifname"] in HOSTS
+    ]
 
 
 def test_no_host_forwards(lab: Lab) -> None:
@@ -65,8 +68,12 @@ def test_no_host_forwards(lab: Lab) -> None:
             assert host.run("sysctl", "-n", setting).stdout.strip() == "0"
     # The bridge has no address: it passes frames and takes part in nothing above.
     wire = next(name for name in namespaces() if name.endswith("-wire"))
-    assert [address for link in ip(wire, "address", "show", "dev", "br0") for address in link["addr_info"]
-            if address["scope"] == "global"] == []
+    assert [
+        address
+        for link in ip(wire, "address", "show", "dev", "br0")
+        for address in link["addr_info"]
+        if address["scope"] == "global"
+    ] == []
 
 
 @pytest.mark.parametrize("address", OUTSIDE)
@@ -83,8 +90,12 @@ def test_no_packet_finds_a_way(lab: Lab, address: str) -> None:
 
 
 def test_every_address_in_the_zones_is_documentation_or_loopback() -> None:
-    harmless = [*DOCUMENTATION, ipaddress.ip_network("127.0.0.1/32"), ipaddress.ip_network("::1/128"),
-                ipaddress.ip_network("0.0.0.0/32")]
+    harmless = [
+        *DOCUMENTATION,
+        ipaddress.ip_network("127.0.0.1/32"),
+        ipaddress.ip_network("::1/128"),
+        ipaddress.ip_network("0.0.0.0/32"),
+    ]
     found = 0
     for path in nameservers.ZONES.glob("*.zone"):
         for words in (line.partition(";")[0].split() for line in path.read_text().splitlines()):

@@ -36,8 +36,20 @@ def test_a_hanging_server_does_not_delay_another(
     serve_one({"connect": hang()})
     ours = start_ours()
     with FaultServer(listeners=[lab["sink"].listener("192.0.2.82")]) as living:
-        lab["ours"].run("smtp-source", "-m", "200", "-s", "10", "-f", "alice@dom.test", "-t", RECIPIENT,
-                        "-M", "localhost", "127.0.0.1:25")
+        lab["ours"].run(
+            "smtp-source",
+            "-m",
+            "200",
+            "-s",
+            "10",
+            "-f",
+            "alice@dom.test",
+            "-t",
+            RECIPIENT,
+            "-M",
+            "localhost",
+            "127.0.0.1:25",
+        )
         sent = ours.send("bob@two.test")
         ours.wait_for("delivery.succeeded", id=sent.id, timeout=3)
         assert len(living.accepted) == 1

@@ -61,9 +61,26 @@ def wrong_name(authority: Authority) -> ssl.SSLContext:
 def self_signed(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
     folder = tmp_path_factory.mktemp("self-signed")
     files = folder / "cert.pem", folder / "key.pem"
-    run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-        "-subj", f"/CN={EXCHANGER}", "-addext", f"subjectAltName=DNS:{EXCHANGER}",
-        "-out", str(files[0]), "-keyout", str(files[1]))
+    run(
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        f"/CN={EXCHANGER}",
+        "-addext",
+        f"subjectAltName=DNS:{EXCHANGER}",
+        "-out",
+        str(files[0]),
+        "-keyout",
+        str(files[1]),
+    )
     return context(files)
 
 

@@ -1,0 +1,216 @@
+"""The power of `mail` fails in the middle of a stream of mail, several times: what it has accepted is not lost.
+
+The emulator's process is killed. That takes the machine's memory with it; what the machine had flushed to its disk
+stays (the disk's cache mode is `writeback`). Each cut proves of itself that it was one: a program that does not flush
+loses what others saw it write.
+
+Environment: SMTPMAIL_SSH_CONFIG names the output of `vagrant ssh-config`, SMTPMAIL_DOMAIN_MAIL the libvirt domain.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+STREAM = (HERE / "stream.py").read_text()
+SURVEY = (HERE / "survey.py").read_text()
+CUTS_AFTER = [6.0, 9.0, 14.0]
+"""Seconds of mail before each power cut."""
+
+TUNNEL_PORT = 2525
+BOOT = 240.0
+DELIVERY = 180.0
+"""Seconds that a boot, and the delivery of what was queued, may take under emulation."""
+
+# What any program may lose: it never flushes. Its count is seen on the outside as it writes it.
+CARELESS = """
+import time
+with open('/var/tmp/careless', 'w') as file:
+    for count in range(100_000):
+        file.write(f'{count}\\n')
+        file.flush()
+        print(count, flush=True)
+        time.sleep(0.02)
+"""
+
+
+class Machine:
+    """One of the network's machines, by ssh as root."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.ssh = ["ssh", "-F", os.environ["SMTPMAIL_SSH_CONFIG"], "-o", "LogLevel=ERROR"]
+        self.ssh += ["-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=5"]
+
+    def run(self, command: str, given: str = "", timeout: float = 120) -> str:
+        """The command's standard output. Raises CalledProcessError, TimeoutExpired."""
+        return subprocess.run(
+            [*self.ssh, self.name, f"sudo {command}"],
+            input=given, stdout=subprocess.PIPE, text=True, timeout=timeout, check=True,
+        ).stdout  # fmt: skip
+
+    def popen(self, command: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*self.ssh, self.name, f"sudo {command}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def survey(self, *folders: str) -> dict[str, dict[str, list[str]]]:
+        found: dict[str, dict[str, list[str]]] = json.loads(self.run(f"python3 - {' '.join(folders)}", SURVEY))
+        return found
+
+
+MAIL, REMOTE = Machine("mail"), Machine("remote")
+BOB, ANNA = "/var/spool/mail/bob", "/var/spool/mail/anna"
+ALICE = "/home/alice/Maildir/new"
+
+
+def eventually(what: Callable[[], bool], seconds: float, complaint: str) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, f"{complaint} within {seconds:.0f} s"
+        time.sleep(1)
+
+
+def virsh(*arguments: str) -> str:
+    command = ["virsh", "--quiet", "--connect", "qemu:///system", *arguments]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60, check=True).stdout.strip()
+
+
+def serves(machine: Machine) -> bool:
+    """Whether the mail server of the machine answers."""
+    with contextlib.suppress(subprocess.SubprocessError):
+        return "220 mail.dom.fr" in machine.run("nc -w 5 127.0.0.1 25", "QUIT\r\n", timeout=30)
+    return False
+
+
+def cut_the_power() -> None:
+    domain = os.environ["SMTPMAIL_DOMAIN_MAIL"]
+    os.kill(int(Path(f"/run/libvirt/qemu/{domain}.pid").read_text()), signal.SIGKILL)
+    eventually(lambda: virsh("domstate", domain) == "shut off", 30, "the machine did not go")
+
+
+def power_on() -> None:
+    virsh("start", os.environ["SMTPMAIL_DOMAIN_MAIL"])
+    eventually(lambda: serves(MAIL), BOOT, "the mail server did not come back")
+
+
+@contextlib.contextmanager
+def tunnel() -> Iterator[int]:
+    """A port of this machine that is the loopback listener of `mail`: how a person sends from afar."""
+    ssh = subprocess.Popen(
+        [*MAIL.ssh, "-N", "-o", "ExitOnForwardFailure=yes", "-L", f"127.0.0.1:{TUNNEL_PORT}:localhost:25", MAIL.name]
+    )
+    try:
+        yield TUNNEL_PORT
+    finally:
+        ssh.kill()
+        ssh.wait()
+
+
+@dataclass
+class Streams:
+    """Mail on its way into and out of `mail`, until the power cut ends it; and what was accepted of it."""
+
+    inbound: set[str] = field(default_factory=set)
+    outbound: set[str] = field(default_factory=set)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[list[subprocess.Popen[str]]]:
+        with tunnel() as port:
+            senders = [
+                REMOTE.popen("python3 - 192.0.2.10 25 alice@example.net bob@dom.fr"),
+                REMOTE.popen("python3 - 2001:db8::10 25 alice@example.net bob@dom.fr"),
+            ]
+            for sender in senders:
+                assert sender.stdin
+                sender.stdin.write(STREAM)
+                sender.stdin.close()
+            # Several at once: one copy stays here, one leaves.
+            senders.append(
+                subprocess.Popen(
+                    [
+                        sys.executable,
+                        HERE / "stream.py",
+                        "127.0.0.1",
+                        str(port),
+                        "bob@dom.fr",
+                        "anna@dom.fr",
+                        "alice@example.net",
+                    ],
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            try:
+                yield senders
+            finally:
+                for sender in senders:
+                    sender.terminate()
+
+    def collect(self, senders: list[subprocess.Popen[str]]) -> tuple[int, int]:
+        """Waits until all senders noticed the end; returns how many messages each way were accepted."""
+        accepted = []
+        for sender in senders:
+            assert sender.stdout
+            accepted.append(set(sender.stdout.read().split()))
+            sender.wait(60)
+        self.inbound |= accepted[0] | accepted[1]
+        self.outbound |= accepted[2]
+        return len(accepted[0] | accepted[1]), len(accepted[2])
+
+
+@pytest.fixture(scope="module")
+def streams() -> Streams:
+    return Streams()
+
+
+@pytest.mark.parametrize("seconds", CUTS_AFTER)
+def test_power_cut_in_a_stream_of_mail(streams: Streams, seconds: float) -> None:
+    eventually(lambda: serves(MAIL), BOOT, "the mail server does not answer")
+    with streams.running() as senders:
+        careless = MAIL.popen("python3 -")
+        assert careless.stdin and careless.stdout
+        careless.stdin.write(CARELESS)
+        careless.stdin.close()
+        time.sleep(seconds)
+        cut_the_power()
+        came, left = streams.collect(senders)
+        seen = careless.stdout.read().split()
+        careless.wait(60)
+    power_on()
+
+    assert came > 0 and left > 0, f"no stream: {came} messages accepted from remote, {left} from the tunnel"
+    kept = MAIL.run("sh -c 'cat /var/tmp/careless 2>/dev/null || true'").split()
+    assert len(kept) < len(seen), "not a power cut: what was never flushed is still there"
+    assert "recovery complete" in MAIL.run("dmesg"), "not a power cut: the file system had been put away"
+
+    found = MAIL.survey(BOB, ANNA)
+    assert found[BOB]["odd"] == found[ANNA]["odd"] == []
+    assert streams.inbound <= set(found[BOB]["tokens"]), "accepted from remote and lost"
+    assert streams.outbound <= set(found[ANNA]["tokens"]), "accepted for a local user and lost"
+    for folder in (BOB, ANNA):
+        assert len(found[folder]["tokens"]) == len(set(found[folder]["tokens"])), "stored twice"
+    print(f"cut after {seconds} s: {came} messages in, {left} out; {len(seen) - len(kept)} unflushed lines lost")
+
+
+def test_queue_is_delivered_after_all_cuts(streams: Streams) -> None:
+    assert streams.outbound, "nothing was sent before"
+
+    def missing() -> set[str]:
+        return streams.outbound - set(REMOTE.survey(ALICE)[ALICE]["tokens"])
+
+    with contextlib.suppress(AssertionError):
+        eventually(lambda: not missing(), DELIVERY, "not all were delivered")
+    assert not missing(), f"accepted for the outside and not delivered; the queue: {MAIL.run('smtpmail queue list')}"
+    assert REMOTE.survey(ALICE)[ALICE]["odd"] == []
