@@ -6,6 +6,7 @@ import base64
 import contextlib
 import socket
 import ssl
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO
@@ -19,6 +20,9 @@ READ_SIZE = 64 * 1024
 ONE_CHUNK = 128 * 1024
 """Content up to this size goes out together with its envelope (RFC 3030 4.2), more only when a recipient was taken."""
 
+QUIT_SECONDS = 2.0
+"""Patience with the reply to QUIT: nothing depends on it."""
+
 
 class SessionFailed(Exception):
     """The connection is of no more use: why, as text for people, and whether the server meant it for good."""
@@ -26,9 +30,15 @@ class SessionFailed(Exception):
     def __init__(self, text: str, *, permanent: bool = False, status: str = "4.4.2") -> None:
         super().__init__(text)
         self.permanent = permanent
-        self.status = status
+        self.status = status if status[0] in "45" else "4.5.0"
+        self.connected = False
+        """It had come as far as to a mail transaction: the fault may be that of this message alone."""
         self.uncertain = False
         """The whole message had been sent: the server may have taken it."""
+        self.reply: ServerReply | None = None
+        """The 421 with which the server ended the session."""
+        self.refusals: dict[int, ServerReply] = {}
+        """What the server had said before about recipients (by their place) that it does not take."""
 
 
 class TLSFailed(SessionFailed):
@@ -118,13 +128,13 @@ class Client:
         client = cls(target, hostname, timeouts)
         try:
             client.sock = socket.create_connection((target.address, target.port), timeouts.connect)
+            client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError as error:
             text = "connection timed out" if isinstance(error, TimeoutError) else error.strerror or str(error)
             raise SessionFailed(
                 f"cannot connect to {target.host} [{target.address}]:{target.port}: {text}", status="4.4.1"
             ) from None
         try:
-            client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             client.sock.settimeout(timeouts.reply)
             if implicit_tls:
                 client._handshake(level)
@@ -222,9 +232,9 @@ class Client:
     def quit(self) -> None:
         """Says good-bye and closes; raises nothing."""
         with contextlib.suppress(OSError, SessionFailed):
-            self.sock.settimeout(2.0)
+            self.sock.settimeout(QUIT_SECONDS)
             self.sock.sendall(b"QUIT\r\n")
-            self._reply("QUIT")
+            self._reply("QUIT", QUIT_SECONDS)
         self.close()
 
     def close(self) -> None:
@@ -236,40 +246,60 @@ class Client:
 
     def _send(self, data: bytes, what: str) -> None:
         try:
+            self.sock.settimeout(self.timeouts.reply)
             self.sock.sendall(data)
         except OSError as error:
-            raise SessionFailed(self._lost(f"while {what} was sent", error)) from None
+            raise self._lost(f"while {what} was sent", error) from None
 
-    def _reply(self, what: str, patience: float = 1.0) -> ServerReply:
+    def _reply(self, what: str, seconds: float | None = None) -> ServerReply:
         """The next reply. Raises SessionFailed: closed, silent, 421 or nonsense."""
+        reply = self._next_reply(what, seconds or self.timeouts.reply)
+        if reply.code == 421:
+            failed = SessionFailed(f"{self.target.host} said to {what}: {reply}", status=reply.status)
+            failed.reply = reply
+            raise failed
+        if 300 <= reply.code < 400 and what not in ("DATA", "AUTH"):
+            raise self._nonsense(what, str(reply))
+        return reply
+
+    def _next_reply(self, what: str, seconds: float) -> ServerReply:
+        """Waits for all of a reply, not for each piece of it: who drips may not hold us. Raises SessionFailed."""
+        give_up = time.monotonic() + seconds
         try:
             while (reply := self._reader.next_reply()) is None:
-                self.sock.settimeout(self.timeouts.reply * patience)
+                left = give_up - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError
+                self.sock.settimeout(left)
                 data = self.sock.recv(READ_SIZE)
                 if not data:
-                    raise SessionFailed(self._lost(f"instead of the reply to {what}", None))
+                    raise self._lost(f"instead of the reply to {what}", None)
                 self._reader.feed(data)
         except NonsenseReply as error:
-            raise SessionFailed(f"{self.target.host} answered {what} with nonsense: {error}", status="4.5.0") from None
+            raise self._nonsense(what, str(error)) from None
         except OSError as error:
-            raise SessionFailed(self._lost(f"before the reply to {what}", error)) from None
-        if reply.code == 421:
-            raise SessionFailed(f"{self.target.host} said to {what}: {reply}", status=reply.status)
+            raise self._lost(f"before the reply to {what}", error) from None
         return reply
 
     def _verdict(self) -> ServerReply:
         """The reply to the whole message."""
         try:
-            return self._reply("the message", 2.0)
+            return self._reply("the message", 2 * self.timeouts.reply)
         except SessionFailed as error:
-            error.uncertain = True
+            error.uncertain = error.reply is None
             raise
 
-    def _lost(self, when: str, error: OSError | None) -> str:
+    def _nonsense(self, what: str, said: str) -> SessionFailed:
+        return SessionFailed(f"{self.target.host} answered {what} with nonsense: {said}", status="4.5.0")
+
+    def _lost(self, when: str, error: OSError | None) -> SessionFailed:
         if isinstance(error, TimeoutError):
-            return f"{self.target.host} was silent for too long {when}"
+            return SessionFailed(f"{self.target.host} was silent for too long {when}")
+        if isinstance(error, ssl.SSLError):
+            # TLS 1.3: what the server thinks of the handshake comes with the first reply.
+            return TLSFailed(f"TLS with {self.target.host} failed {when}: {error}", status="4.7.5")
         reason = f" ({error.strerror or error})" if error else ""
-        return f"{self.target.host} closed the connection {when}{reason}"
+        return SessionFailed(f"{self.target.host} closed the connection {when}{reason}")
 
     def _command(self, line: str, what: str) -> ServerReply:
         self._send(f"{line}\r\n".encode(), what)
@@ -283,15 +313,30 @@ class Client:
         Raises MessageRefused when the message is beyond what the server can do, SessionFailed when the connection is
         lost: then nothing is known to be delivered.
         """
+        refusals: dict[int, ServerReply] = {}
+        try:
+            return self._transaction(message, recipients, content, refusals)
+        except SessionFailed as error:
+            error.connected = True
+            error.refusals = refusals
+            raise
+
+    def _transaction(
+        self,
+        message: Outgoing,
+        recipients: Sequence[OutgoingRecipient],
+        content: IO[bytes],
+        refusals: dict[int, ServerReply],
+    ) -> list[ServerReply]:
+        """See `send`; notes each refusal in `refusals` as it comes."""
+        mail = self._mail_command(message, recipients)
+        rcpts = [self._rcpt_command(message, recipient) for recipient in recipients]
         if self._unfinished:
             self._command("RSET", "RSET")
             self._unfinished = False
-        mail = self._mail_command(message, recipients)
-        rcpts = [self._rcpt_command(message, recipient) for recipient in recipients]
-        size = message.size
         chunking = "CHUNKING" in self.extensions
         pipelining = "PIPELINING" in self.extensions
-        together = pipelining and chunking and size <= ONE_CHUNK
+        together = pipelining and chunking and message.size <= ONE_CHUNK
         if together:
             data = _with_line_end(_to_wire(content.read()))
             self._send(mail + b"".join(rcpts) + b"BDAT %d LAST\r\n" % len(data) + data, "MAIL, RCPT and BDAT")
@@ -300,19 +345,20 @@ class Client:
         else:
             self._send(mail, "MAIL")
         sender_reply = self._reply("MAIL")
-        replies = []
-        for rcpt in rcpts:
+        if not sender_reply.positive:
+            refusals.update(dict.fromkeys(range(len(rcpts)), sender_reply))
+        for number, rcpt in enumerate(rcpts):
             if not pipelining:
                 if not sender_reply.positive:
                     break
                 self._send(rcpt, "RCPT")
-            replies.append(self._reply("RCPT"))
-        if not sender_reply.positive:
-            replies = [sender_reply] * len(rcpts)
-        accepted = [reply for reply in replies if reply.positive]
-        final = self._content(content, bool(accepted), together=together, chunking=chunking, pipelining=pipelining)
+            reply = self._reply("RCPT")
+            if not reply.positive:
+                refusals.setdefault(number, reply)
+        accepted = len(refusals) < len(rcpts)
+        final = self._content(content, accepted, together=together, chunking=chunking, pipelining=pipelining)
         self.messages += 1
-        return [final if reply.positive and final is not None else reply for reply in replies]
+        return [refusals[n] if n in refusals or final is None else final for n in range(len(rcpts))]
 
     def _content(
         self, content: IO[bytes], accepted: bool, *, together: bool, chunking: bool, pipelining: bool
@@ -340,8 +386,8 @@ class Client:
                 return None
             self._dot_stuffed(content)
             return self._verdict()
-        if go_ahead.positive:
-            raise SessionFailed(f"{self.target.host} said to DATA: {go_ahead}", status="4.5.0")
+        if go_ahead.code < 400:
+            raise self._nonsense("DATA", str(go_ahead))
         self._unfinished = True
         return go_ahead if accepted else None
 
@@ -354,7 +400,7 @@ class Client:
             if last:
                 data = _with_line_end(data)
             self._send(b"BDAT %d%s\r\n" % (len(data), last) + data, "BDAT")
-            reply = self._verdict() if last else self._reply("BDAT", 2.0)
+            reply = self._verdict() if last else self._reply("BDAT")
             if last or not reply.positive:
                 self._unfinished = not reply.positive
                 return reply

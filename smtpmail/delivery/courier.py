@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import IO
 
-from smtpmail.config import Endpoint
+from smtpmail.config import ConfigError, Endpoint
 from smtpmail.delivery import tls
 from smtpmail.delivery.client import (
     Client,
@@ -48,18 +48,20 @@ class Outcome:
     """The server knows DSN and reports on its own."""
     unreachable: bool = False
     """No host of the destination could be talked to: true for whatever else goes there now."""
+    here_only: bool = False
+    """The host lacks what this message needs: another one may have it."""
     uncertain: bool = False
     """The content was sent whole, but the reply to it never came: another host now might make two of it."""
 
     @property
     def is_open(self) -> bool:
         """Whether another host of the destination may be asked."""
-        return (self.state == DEFERRED or self.unreachable) and not self.uncertain
+        return (self.state == DEFERRED or self.unreachable or self.here_only) and not self.uncertain
 
     @property
     def weight(self) -> int:
-        """What to believe when hosts differ: an answer, then "not now", then a host that wants nobody."""
-        if not self.unreachable:
+        """What to believe when hosts differ: an answer, then "not now", then a host that is not fit."""
+        if not self.unreachable and not self.here_only:
             return 2
         return 1 if self.state == DEFERRED else 0
 
@@ -123,7 +125,6 @@ class Courier:
         self, session: Session, item: Item, recipients: Sequence[int], content: IO[bytes]
     ) -> dict[int, Outcome]:
         """One attempt for these recipients of a message: all hosts are tried before it is put off."""
-        outcomes: dict[int, Outcome] = {}
         try:
             message = self._outgoing(item)
             wanted = {
@@ -141,18 +142,35 @@ class Courier:
         if session.client is not None:
             # The host that is connected already comes first.
             targets = [session.client.target, *(t for t in targets if t != session.client.target)]
+        try:
+            outcomes = self._try_all(session, targets, message, wanted, content)
+        except BaseException:
+            # In the middle of something: the next message may not go on from there.
+            session.drop()
+            raise
+        if any(not o.unreachable for o in outcomes.values()):
+            return {n: replace(o, unreachable=False) for n, o in outcomes.items()}
+        return outcomes
+
+    def _try_all(
+        self,
+        session: Session,
+        targets: Sequence[Target],
+        message: Outgoing,
+        wanted: dict[int, OutgoingRecipient],
+        content: IO[bytes],
+    ) -> dict[int, Outcome]:
+        """One host after the other, as long as there is a recipient for whom it makes sense."""
+        outcomes: dict[int, Outcome] = {}
         begin = content.tell()
         for target in targets:
-            open_ = [n for n in recipients if n not in outcomes or outcomes[n].is_open]
+            open_ = {n: r for n, r in wanted.items() if n not in outcomes or outcomes[n].is_open}
             if not open_:
                 break
             content.seek(begin)
-            found = self._try(session, target, message, {n: wanted[n] for n in open_}, content)
-            for n, outcome in found.items():
+            for n, outcome in self._try(session, target, message, open_, content).items():
                 if n not in outcomes or outcome.weight >= outcomes[n].weight:
                     outcomes[n] = outcome
-        if any(not o.unreachable for o in outcomes.values()):
-            return {n: replace(o, unreachable=False) for n, o in outcomes.items()}
         return outcomes
 
     def _targets(self, destination: str) -> list[Target]:
@@ -185,19 +203,21 @@ class Courier:
             client, replies = self._transact(session, target, message, list(recipients.values()), content)
         except SessionFailed as error:
             session.drop()
-            state = FAILED if error.permanent else DEFERRED
             outcome = Outcome(
-                state,
+                FAILED if error.permanent else DEFERRED,
                 error.status,
                 str(error),
                 target.host,
                 target.address,
-                unreachable=not error.uncertain,
+                unreachable=not error.connected,
                 uncertain=error.uncertain,
             )
-            return dict.fromkeys(recipients, outcome)
+            return {
+                n: self._outcome(error.refusals[place], target) if place in error.refusals else outcome
+                for place, n in enumerate(recipients)
+            }
         except MessageRefused as error:
-            outcome = Outcome(FAILED, error.status, str(error), target.host, target.address)
+            outcome = Outcome(FAILED, error.status, str(error), target.host, target.address, here_only=True)
             return dict.fromkeys(recipients, outcome)
         return {n: self._outcome(reply, target, client) for n, reply in zip(recipients, replies, strict=True)}
 
@@ -224,10 +244,10 @@ class Courier:
         return client, client.send(message, recipients, content)
 
     @staticmethod
-    def _outcome(reply: ServerReply, target: Target, client: Client) -> Outcome:
+    def _outcome(reply: ServerReply, target: Target, client: Client | None = None) -> Outcome:
         state = DELIVERED if reply.positive else FAILED if reply.permanent else DEFERRED
-        dsn = "DSN" in client.extensions
-        return Outcome(state, reply.status, str(reply), target.host, target.address, client.tls, dsn)
+        tls, dsn = (client.tls, "DSN" in client.extensions) if client else (None, False)
+        return Outcome(state, reply.status, str(reply), target.host, target.address, tls, dsn)
 
     def _client(self, session: Session, target: Target, *, requiretls: bool) -> Client:
         """The connection to a host: the one that is open, or a new one. Raises SessionFailed, MessageRefused."""
@@ -249,7 +269,7 @@ class Courier:
 
     def _connect(self, target: Target) -> Client:
         """Connects with the best TLS that works; each step down is logged (RFC 7435: some protection beats none)."""
-        if self._credentials() is not None:
+        if self._password() is not None:
             return self._open(target, tls.Level.VERIFIED)
         level = self._memory.level(target.host, target.address)
         while True:
@@ -277,8 +297,15 @@ class Courier:
             self._timeouts,
             level,
             implicit_tls=self._implicit_tls(target),
-            credentials=self._credentials(),
+            credentials=self._password(),
         )
+
+    def _password(self) -> Credentials | None:
+        """What the smarthost wants to know. Raises SessionFailed when the file with it is not as it must be."""
+        try:
+            return self._credentials()
+        except ConfigError as error:
+            raise SessionFailed(str(error), status="4.7.0") from None
 
     def _implicit_tls(self, target: Target) -> bool:
         return self._smarthost is not None and target.port == SUBMISSION_TLS_PORT

@@ -35,7 +35,8 @@ class ServerReply:
 
     @property
     def positive(self) -> bool:
-        return 200 <= self.code < 400
+        """A yes. A 3xx is none: it asks for more."""
+        return 200 <= self.code < 300
 
     @property
     def permanent(self) -> bool:
