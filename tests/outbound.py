@@ -25,6 +25,7 @@ from smtpmail.queue.store import Item, QueuedRecipient, QueueStore
 from smtpmail.routing import Router, Users
 
 SHORT = Timeouts(connect=2.0, reply=2.0)
+QUICK = RetryPolicy(schedule=(0.3,), lifetime=60, delay_notice=60)
 MESSAGE = b"Received: by mail.dom.fr id x;\n\tnow\nSubject: test\nMessage-ID: <1@dom.fr>\n\n.dot\n..\n.\nend\n"
 
 
@@ -148,7 +149,7 @@ class Queue:
 
 @contextmanager
 def queue(
-    folder: Path, hosts: Hosts, policy: RetryPolicy = RetryPolicy((0.3,), 60, 60), *, start: bool = True, **limits: int
+    folder: Path, hosts: Hosts, policy: RetryPolicy = QUICK, *, start: bool = True, **limits: int
 ) -> Iterator[Queue]:
     made = Queue(folder, hosts, policy, **limits)
     if start:

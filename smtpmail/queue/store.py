@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import socket
 import threading
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from smtpmail.content import Content
-from smtpmail.durability import Draft, NewFile, clear_scratch, open_folder, sync_folder
+from smtpmail.durability import Draft, NewFile, clear_scratch, open_folder, sync_folder, write_all
 from smtpmail.envelope import Envelope
 from smtpmail.smtp.grammar import NULL_PATH, Address, AddressSyntaxError, parse_address
 
@@ -82,53 +83,89 @@ class Item:
         return [n for n, r in enumerate(self.recipients) if r.state == DEFERRED]
 
     def apply(self, entry: dict[str, Any]) -> None:
-        """Takes in one line of the log. Unknown keys are left alone; nonsense raises ValueError or TypeError."""
+        """Takes in one line of the log, all of it or nothing. Unknown keys are left alone; nonsense is a ValueError."""
+        _check(entry, _LOG_TYPES)
         number = entry.get("recipient")
         if number is not None:
-            recipient = self.recipients[int(number)]
-            recipient.state = str(entry["state"])
-            recipient.reply = str(entry.get("reply", ""))
-            recipient.mx = str(entry.get("mx", ""))
-        self.attempts = int(entry.get("attempts", self.attempts))
-        self.next_attempt = float(entry.get("next_attempt", self.next_attempt))
-        self.hold = bool(entry.get("hold", self.hold))
-        self.delay_notified = bool(entry.get("delay_notified", self.delay_notified))
+            if not 0 <= number < len(self.recipients) or entry.get("state") not in (DELIVERED, FAILED, DEFERRED):
+                raise ValueError("no such recipient, or no state of one")
+            recipient = self.recipients[number]
+            recipient.state = entry["state"]
+            recipient.reply = entry.get("reply", "")
+            recipient.mx = entry.get("mx", "")
+        self.attempts = entry.get("attempts", self.attempts)
+        self.next_attempt = entry.get("next_attempt", self.next_attempt)
+        self.hold = entry.get("hold", self.hold)
+        self.delay_notified = entry.get("delay_notified", self.delay_notified)
 
 
-_ENVELOPE_KEYS = (
-    "id", "arrived", "sender", "size", "body", "eightbit", "smtputf8", "requiretls", "ret", "envid", "bounce_of",
-)  # fmt: skip
+_TEXT = (str, type(None))
+_ENVELOPE_TYPES: dict[str, tuple[type, ...]] = {
+    "id": (str,), "arrived": (int, float), "sender": (str,), "size": (int,), "body": _TEXT, "eightbit": (bool,),
+    "smtputf8": (bool,), "requiretls": (bool,), "ret": _TEXT, "envid": _TEXT, "bounce_of": _TEXT,
+}  # fmt: skip
+_RECIPIENT_TYPES: dict[str, tuple[type, ...]] = {"address": (str,), "notify": (list,), "orcpt": _TEXT}
+_LOG_TYPES: dict[str, tuple[type, ...]] = {
+    "recipient": (int,), "state": (str,), "reply": (str,), "mx": (str,), "attempts": (int,),
+    "next_attempt": (int, float), "hold": (bool,), "delay_notified": (bool,),
+}  # fmt: skip
+
+
+def _check(fields: Any, types: dict[str, tuple[type, ...]]) -> None:
+    """Raises ValueError when the JSON is no object, or a key in it has a value of another type."""
+    if not isinstance(fields, dict):
+        raise ValueError("not an object")
+    for key, wanted in types.items():
+        if key in fields and (
+            not isinstance(value := fields[key], wanted)
+            or (isinstance(value, bool) and bool not in wanted)
+            or (isinstance(value, float) and not math.isfinite(value))
+        ):
+            raise ValueError(f"{key} is {value!r}")
+
+
+def _decode_json(text: bytes) -> Any:
+    """Raises ValueError."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("JSON of nothing but brackets") from None
 
 
 def encode_envelope(item: Item) -> bytes:
     """The first line of a queue file."""
-    fields: dict[str, Any] = {key: getattr(item, key) for key in _ENVELOPE_KEYS}
+    fields: dict[str, Any] = {key: getattr(item, key) for key in _ENVELOPE_TYPES}
     fields["recipients"] = [{"address": r.address, "notify": list(r.notify), "orcpt": r.orcpt} for r in item.recipients]
     return json.dumps(fields).encode() + b"\n"
 
 
 def decode_envelope(line: bytes) -> Item:
     """The opposite of encode_envelope. Raises ValueError."""
-    try:
-        fields = json.loads(line)
-        recipients = [
-            QueuedRecipient(str(r["address"]), tuple(r.get("notify") or ()), r.get("orcpt"))
-            for r in fields.pop("recipients")
-        ]
-        return Item(
-            recipients=recipients,
-            content_offset=len(line),
-            **{key: fields[key] for key in _ENVELOPE_KEYS if key in fields},
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not an envelope: {error}") from error
+    fields = _decode_json(line)
+    _check(fields, _ENVELOPE_TYPES)
+    if missing := {"id", "arrived", "sender", "recipients"} - fields.keys():
+        raise ValueError(f"not an envelope: without {', '.join(sorted(missing))}")
+    if not isinstance(fields["recipients"], list) or not fields["recipients"]:
+        raise ValueError("not an envelope: without recipients")
+    recipients = []
+    for recipient in fields["recipients"]:
+        _check(recipient, _RECIPIENT_TYPES)
+        if "address" not in recipient:
+            raise ValueError("not an envelope: a recipient without an address")
+        notify = tuple(str(word) for word in recipient.get("notify", ()))
+        recipients.append(QueuedRecipient(recipient["address"], notify, recipient.get("orcpt")))
+    return Item(
+        recipients=recipients,
+        content_offset=len(line),
+        **{key: fields[key] for key in _ENVELOPE_TYPES if key in fields},
+    )
 
 
 def replay(item: Item, log: bytes) -> None:
     """Takes in the log of an item; a last line without its end is left out, as is a line that makes no sense."""
-    for line in log[: log.rfind(b"\n") + 1].splitlines():
-        with contextlib.suppress(ValueError, TypeError, KeyError, IndexError, AttributeError):
-            item.apply(json.loads(line))
+    for line in log[: log.rfind(b"\n") + 1].split(b"\n"):
+        with contextlib.suppress(ValueError):
+            item.apply(_decode_json(line))
 
 
 def item_of(envelope: Envelope, size: int, *, eightbit: bool, utf8_header: bool, now: float) -> Item:
@@ -254,7 +291,7 @@ class QueueStore:
             # A line that a crash cut short must not swallow this one.
             if end and not self._ends_line(item.id):
                 data = b"\n" + data
-            os.write(fd, data)
+            write_all(fd, [data])
             os.fsync(fd)
         finally:
             os.close(fd)
@@ -303,11 +340,11 @@ class QueueStore:
 
     def wake(self, id_: str) -> bool:
         """Tells the running server that a message has changed; returns whether there is a server."""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, _socket_name(self.path) as name:
-            try:
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, _socket_name(self.path) as name:
                 sock.sendto(id_.encode(), name)
-            except OSError:
-                return False
+        except OSError:
+            return False
         return True
 
     def listen(self) -> socket.socket:

@@ -154,8 +154,8 @@ def test_a_server_that_asks_for_data_without_recipients(extensions: tuple[str, .
 
     with scripted(
         b"220 hi\r\n",
-        {b"EHLO": b"250-x\r\n250 PIPELINING\r\n", b"MAIL": b"250 ok\r\n", b"RCPT": b"550 no\r\n", b"DATA": b"354 go\r\n",
-         b".": b"554 no valid recipients\r\n", b"RSET": b"250 ok\r\n", b"QUIT": b"221 bye\r\n"},
+        {b"EHLO": b"250-x\r\n250 PIPELINING\r\n", b"MAIL": b"250 ok\r\n", b"RCPT": b"550 no\r\n",
+         b"DATA": b"354 go\r\n", b".": b"554 no valid recipients\r\n", b"RSET": b"250 ok\r\n", b"QUIT": b"221 bye\r\n"},
     ) as (port, lines):  # fmt: skip
         (outcome,) = deliver(at(port)).values()
     assert (outcome.state, outcome.reply) == (FAILED, "550 no")
@@ -195,7 +195,7 @@ def test_closing_at_each_point(extensions: tuple[str, ...], point: str, how: obj
         (outcome,) = deliver(target(server)).values()
     assert outcome.state == DEFERRED
     assert outcome.status.startswith("4.")
-    assert "fault.test" in outcome.reply and ("closed" in outcome.reply or "nonsense" in outcome.reply)
+    assert "fault.test" in outcome.reply and any(word in outcome.reply for word in ("closed", "reset", "nonsense"))
     assert outcome.unreachable is (point in ("connect", "EHLO"))
     assert server.accepted == []
 
