@@ -104,7 +104,13 @@ class Runner:
     def start(self, wake_socket: socket.socket) -> None:
         """Takes up what is on disk, and begins."""
         now = time.time()
-        items = [(item.next_attempt, item.id, item.attempts, item.hold) for item in self._store.load_all()]
+        items = []
+        for id_ in self._store.ids():
+            try:
+                item = self._store.load(id_)
+                items.append((item.next_attempt, id_, item.attempts, item.hold))
+            except QueueError as error:
+                log.error("queue.unreadable", id=id_, error=str(error))
         overdue = sum(1 for due, _, attempts, hold in items if attempts and due <= now and not hold)
         with self._lock:
             for due, id_, attempts, hold in items:
@@ -119,16 +125,13 @@ class Runner:
     def submit(self, item: Item) -> None:
         """A new message: it is tried at once."""
         with self._lock:
-            if not self._stopping:
+            # Somebody may have seen it on disk and told of it before.
+            known = item.id in self._attempts or item.id in self._due_at
+            if not self._stopping and not known:
                 self._begin(item)
 
     def wake(self, id_: str) -> None:
         """A message was changed on disk (held, released, to be retried, removed), or is new from another process."""
-        with self._lock:
-            attempt = self._attempts.get(id_)
-            if attempt is not None:
-                attempt.touched = True
-                return
         self._look_at(id_)
 
     def stop(self, patience: float) -> None:
@@ -157,6 +160,8 @@ class Runner:
                     if self._due_at.get(id_) == at:
                         del self._due_at[id_]
                         ready.append(id_)
+                if self._waiting and self._workers < self._max_workers:
+                    self._staff(self._waiting.popleft())  # there could be no more threads before
                 if not ready:
                     next_due = self._due[0][0] - now if self._due else IDLE_SECONDS
                     busy = self._attempts or self._store.unflushed
@@ -184,23 +189,40 @@ class Runner:
         self._timer.notify()
 
     def _look_at(self, id_: str) -> None:
-        """Reads a message from disk and does what its state asks for."""
+        """Reads a message from disk and does what its state asks for. Raises nothing: time must go on."""
+        try:
+            with self._lock:
+                self._decide(id_)
+        except Exception as error:
+            if isinstance(error, QueueError):
+                log.error("queue.unreadable", id=id_, error=str(error))
+            else:
+                log.exception("queue.error", id=id_)
+            # Out of descriptors, say: it passes.
+            with self._lock:
+                self._schedule(id_, time.time() + self._policy.schedule[0])
+
+    def _decide(self, id_: str) -> None:
+        """With the lock held: no attempt begins, or ends, after the file was read. Raises QueueError, OSError."""
+        self._due_at.pop(id_, None)
+        if self._stopping:
+            return
+        attempt = self._attempts.get(id_)
+        if attempt is not None:
+            attempt.touched = True
+            return
         try:
             item = self._store.load(id_)
-        except QueueError as error:
-            with self._lock:
-                self._due_at.pop(id_, None)
+        except QueueError:
             if id_ in self._store.ids():
-                log.error("queue.unreadable", id=id_, error=str(error))
+                raise
             return
-        with self._lock:
-            self._due_at.pop(id_, None)
-            if self._stopping or item.hold or id_ in self._attempts:
-                return
-            if item.next_attempt > time.time():
-                self._schedule(id_, item.next_attempt)
-            else:
-                self._begin(item)
+        if item.hold:
+            return
+        if item.next_attempt > time.time():
+            self._schedule(id_, item.next_attempt)
+        else:
+            self._begin(item)
 
     # -- an attempt
 
@@ -236,13 +258,17 @@ class Runner:
         most = 1 if destination.failing else self._max_per_destination
         if destination.workers >= most or len(destination.jobs) <= destination.idle:
             return
-        if self._workers >= self._max_workers:
-            if destination not in self._waiting:
-                self._waiting.append(destination)
-            return
-        destination.workers += 1
-        self._workers += 1
-        threading.Thread(target=self._work, args=(destination,), daemon=True).start()
+        if self._workers < self._max_workers:
+            try:
+                threading.Thread(target=self._work, args=(destination,), daemon=True).start()
+            except RuntimeError:
+                pass  # no more threads now
+            else:
+                destination.workers += 1
+                self._workers += 1
+                return
+        if not destination.workers and destination not in self._waiting:
+            self._waiting.append(destination)
 
     def _work(self, destination: _Destination) -> None:
         session = Session(destination.name)
@@ -256,16 +282,19 @@ class Runner:
             with self._lock:
                 destination.workers -= 1
                 self._workers -= 1
-                if not destination.workers and not destination.jobs:
-                    self._destinations.pop(destination.name, None)
-                elif destination.jobs:
-                    self._staff(destination)
-                while self._waiting and self._workers < self._max_workers:
+                if self._waiting:
                     self._staff(self._waiting.popleft())
+                if destination.jobs:
+                    self._staff(destination)
+                elif not destination.workers:
+                    self._destinations.pop(destination.name, None)
                 self._worker_ended.notify_all()
 
     def _next_job(self, destination: _Destination, *, keep: bool) -> _Job | None:
-        """The next job of a destination; waits a little for one when there is a connection to keep."""
+        """The next job of a destination; waits a little for one when there is a connection to keep.
+
+        None ends the worker: also when another destination has none at all and there may be no more threads.
+        """
         give_up = time.monotonic() + KEEP_SECONDS
         with self._lock:
             while not destination.jobs:
@@ -275,7 +304,11 @@ class Runner:
                 destination.idle += 1
                 destination.ready.wait(left)
                 destination.idle -= 1
-            return destination.jobs.popleft()
+            if self._waiting:
+                return None
+            job = destination.jobs.popleft()
+            self._staff(destination)
+            return job
 
     def _do(self, job: _Job, destination: _Destination, session: Session) -> None:
         try:
@@ -316,9 +349,12 @@ class Runner:
             else:
                 # A crash may not send these twice. Failures wait until their sender has been told.
                 self._record(item, {n: o for n, o in outcomes.items() if o.state == DELIVERED})
-        except OSError as error:
+        except Exception as error:
             # The disk does not take what happened: tried again later, perhaps sent twice, never lost.
-            log.error("queue.record_failed", id=item.id, error=str(error))
+            if isinstance(error, OSError):
+                log.error("queue.record_failed", id=item.id, error=str(error))
+            else:
+                log.exception("queue.error", id=item.id)
             with self._lock:
                 self._attempts.pop(item.id, None)
                 self._schedule(item.id, time.time() + self._policy.schedule[0])
@@ -384,6 +420,9 @@ class Runner:
 
     def _notify(self, item: Item, outcomes: dict[int, Outcome], now: float) -> None:
         """Tells the sender of failures, and of success where asked for, before the queue forgets. Raises OSError."""
+        if any(o.state == FAILED or item.recipients[n].notify for n, o in outcomes.items()):
+            # Telling takes its time; a crash meanwhile may not send these twice.
+            self._record(item, {n: o for n, o in outcomes.items() if o.state == DELIVERED})
         self._tell(Kind.FAILURE, item, {n: o for n, o in outcomes.items() if o.state == FAILED})
         # A server that knows DSN will report itself (RFC 3461 5.2.2).
         self._tell(Kind.SUCCESS, item, {n: o for n, o in outcomes.items() if o.state == DELIVERED and not o.dsn})
