@@ -51,6 +51,8 @@ class Bouncer:
             return
         id_ = new_id()
         if isinstance(route, Refused):
+            if route.reply.code < 500:
+                raise OSError(f"the sender {original.sender} can't be told now: {route.reply}")
             log.warning("bounce.dropped", id=id_, of=original.id, recipient=original.sender, reply=str(route.reply))
             return
         text = dsn.build(kind, original, fates, self._hostname, time.time(), until)

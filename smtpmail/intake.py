@@ -23,6 +23,10 @@ from smtpmail.smtp.replies import Reply
 _MESSAGE_ID = re.compile(rb"^message-id:\s*(<[^<>\s]{1,250}>)", re.IGNORECASE | re.MULTILINE)
 
 
+HEAD_SIZE = 64 * 1024
+"""Octets of a header that are looked at: more are not worth the memory."""
+
+
 def reply_to(error: OSError) -> Reply:
     """What a client is told when the disk does not take its message. It may try again: never a 5xx."""
     if isinstance(error, MailboxBusy):
@@ -67,12 +71,15 @@ class Incoming:
         ]
         self._content = intake.spool.content(self._copies[0]) if self._copies else intake.store.content()
         self._head = b""
-        self._eightbit = False
+        self._head_is_whole = False
+        self._eightbit = not self._received.isascii()
 
     def write(self, data: bytes) -> None:
         """Takes the next piece of the content. Raises OSError."""
-        if not self._head:
-            self._head = header_of(data[:65536])
+        if not self._head_is_whole:
+            seen = self._head + data[:HEAD_SIZE]
+            self._head = header_of(seen)[:HEAD_SIZE]
+            self._head_is_whole = len(self._head) < len(seen)
         self._eightbit = self._eightbit or not data.isascii()
         self._content.write(data)
 
@@ -100,7 +107,7 @@ class Incoming:
             self._envelope,
             size + len(self._received) + self._received.count(b"\n"),
             eightbit=self._eightbit,
-            utf8_header=not self._head.isascii(),
+            utf8_header=not (self._head.isascii() and self._received.isascii()),
             now=self._arrived,
         )
 

@@ -61,6 +61,8 @@ def wanted(kind: Kind, notify: Sequence[str]) -> bool:
 
 def header_of(message: bytes) -> bytes:
     """The header of a message, with the empty line's line end left out."""
+    if message.startswith(b"\n"):
+        return b""
     end = message.find(b"\n\n")
     return message if end < 0 else message[: end + 1]
 
@@ -87,6 +89,10 @@ _MEANINGS = {
 }
 
 
+_REPLY = re.compile(r"[2-5]\d\d( |$)")
+"""What a server said begins so, not what we found ourselves."""
+
+
 def build(kind: Kind, original: Original, fates: Sequence[Fate], hostname: str, now: float, until: float) -> bytes:
     """The whole notification, LF line ends. `until`: when a delayed message will be given up (Unix time)."""
     international = any(not f.recipient.isascii() for f in fates) or not original.sender.isascii()
@@ -97,7 +103,11 @@ def build(kind: Kind, original: Original, fates: Sequence[Fate], hostname: str, 
     returned_type = "message/rfc822" if original.full else "text/rfc822-headers"
     if international and not returned.isascii():
         returned_type = "message/global" if original.full else "message/global-headers"
-    encoding = "7bit" if returned.isascii() and not international else "8bit"
+    parts = [
+        ("text/plain; charset=utf-8", human.encode()),
+        (f"message/{'global-' if international else ''}delivery-status", machine.encode()),
+        (returned_type, returned),
+    ]
     head = (
         f"From: Mail Delivery System <MAILER-DAEMON@{hostname}>\n"
         f"To: <{original.sender}>\n"
@@ -108,17 +118,20 @@ def build(kind: Kind, original: Original, fates: Sequence[Fate], hostname: str, 
         "MIME-Version: 1.0\n"
         f"Content-Type: multipart/report; report-type={'global-' if international else ''}delivery-status;\n"
         f'\tboundary="{boundary}"\n'
-        f"Content-Transfer-Encoding: {encoding}\n"
+        f"Content-Transfer-Encoding: {_encoding(b''.join(text for _, text in parts))}\n"
         "\n"
         "This is a report in MIME format.\n"
     )
-    parts = [
-        (f"text/plain; charset=utf-8\nContent-Transfer-Encoding: {encoding}", human.encode()),
-        (f"message/{'global-' if international else ''}delivery-status", machine.encode()),
-        (f"{returned_type}\nContent-Transfer-Encoding: {encoding}", returned),
-    ]
-    body = b"".join(f"\n--{boundary}\nContent-Type: {content_type}\n\n".encode() + text for content_type, text in parts)
+    body = b"".join(
+        f"\n--{boundary}\nContent-Type: {type_}\nContent-Transfer-Encoding: {_encoding(text)}\n\n".encode() + text
+        for type_, text in parts
+    )
     return head.encode() + body + f"\n--{boundary}--\n".encode()
+
+
+def _encoding(text: bytes) -> str:
+    """The transfer encoding that needs no change of the text (RFC 2045 6.2)."""
+    return "7bit" if text.isascii() else "8bit"
 
 
 def _for_people(kind: Kind, original: Original, fates: Sequence[Fate], hostname: str, until: float) -> str:
@@ -137,7 +150,7 @@ def _for_people(kind: Kind, original: Original, fates: Sequence[Fate], hostname:
                 if fate.relayed
                 else "    delivered into the mailbox"
             )
-        elif fate.mx:
+        elif fate.mx and _REPLY.match(fate.reply):
             lines.append(f"    The server {fate.mx} said:")
             lines.append(f"    {_plain(fate.reply)}")
         else:
@@ -175,14 +188,16 @@ def _for_programs(
         block.append(f"Status: {fate.status}")
         if fate.mx:
             block.append(f"Remote-MTA: dns; {_plain(fate.mx)}")
-        if re.match(r"[2-5]\d\d ", fate.reply):
+        if _REPLY.match(fate.reply):
             block.append(f"Diagnostic-Code: smtp; {_plain(fate.reply)}")
         elif kind is not Kind.SUCCESS:
             block.append(f"Diagnostic-Code: X-smtpmail; {_plain(fate.reply)}")
         if kind is Kind.DELAY:
             block.append(f"Will-Retry-Until: {formatdate(until, localtime=True)}")
         blocks.append(block)
-    return "\n\n".join("\n".join(block) for block in blocks) + "\n"
+    text = "\n\n".join("\n".join(block) for block in blocks) + "\n"
+    # Only its international form may have letters outside of ASCII (RFC 6533 3).
+    return text if international else text.encode("ascii", "replace").decode()
 
 
 def _plain(text: str) -> str:

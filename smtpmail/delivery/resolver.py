@@ -76,31 +76,32 @@ class Resolver:
             domain = normal_domain(domain)
         except AddressSyntaxError as error:
             raise RoutingError(True, "5.1.2", str(error)) from None
-        exchanges = self._exchanges(domain)
-        targets: list[Target] = []
-        last_resort: list[Target] = []
+        targets: list[tuple[int, Target]] = []
+        last_resort: list[tuple[int, Target]] = []
         temporary: RoutingError | None = None
-        for _, host in exchanges:
-            if host == self._hostname:
-                break  # this host and those behind it send to us (RFC 5321 5.1)
+        ours: int | None = None
+        for preference, host in self._exchanges(domain):
+            if ours is not None and preference >= ours:
+                break
             try:
-                addresses, alias = self.addresses(host)
+                addresses, alias = ([], False) if host == self._hostname else self.addresses(host)
             except RoutingError as error:
                 temporary = temporary if error.permanent else error
                 continue
-            if any(self._receives(ipaddress.ip_address(a), SMTP_PORT) for a in addresses):
-                break
-            (last_resort if alias else targets).extend(Target(host, a) for a in addresses)
-        else:
-            if not targets and not last_resort:
-                raise temporary or RoutingError(True, "5.4.4", f"no host that takes mail for {domain} has an address")
-            # An MX that is an alias breaks RFC 2181 10.3: only where there is no better one.
-            return targets or last_resort
-        if targets or last_resort:
-            return targets or last_resort
-        raise temporary or RoutingError(
-            True, "5.4.6", f"mail for {domain} loops back to this host, which does not serve it"
-        )
+            if host == self._hostname or any(self._receives(ipaddress.ip_address(a), SMTP_PORT) for a in addresses):
+                ours = preference
+            else:
+                (last_resort if alias else targets).extend((preference, Target(host, a)) for a in addresses)
+        # An MX that is an alias breaks RFC 2181 10.3: only where there is no better one. Hosts that are no better
+        # than we are send to us: they would make a loop (RFC 5321 5.1).
+        for found in (targets, last_resort):
+            if better := [target for preference, target in found if ours is None or preference < ours]:
+                return better
+        if temporary:
+            raise temporary
+        if ours is not None:
+            raise RoutingError(True, "5.4.6", f"mail for {domain} loops back to this host, which does not serve it")
+        raise RoutingError(True, "5.4.4", f"no host that takes mail for {domain} has an address")
 
     def addresses(self, host: str) -> tuple[list[str], bool]:
         """The IPv6 and IPv4 addresses of a host, and whether its name is an alias. Raises RoutingError."""
