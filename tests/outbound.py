@@ -16,6 +16,7 @@ from smtpmail.config import Endpoint
 from smtpmail.delivery.client import Credentials, Timeouts
 from smtpmail.delivery.courier import Courier, Outcome, Session
 from smtpmail.delivery.resolver import RoutingError, Target
+from smtpmail.durability import commit
 from smtpmail.envelope import new_id
 from smtpmail.mailbox import Spool
 from smtpmail.network import is_own_address
@@ -104,7 +105,7 @@ def put(store: QueueStore, message: Item, content: bytes = MESSAGE) -> Item:
     piece = store.content()
     piece.write(content)
     draft = store.prepare(piece, message, b"")
-    draft.place()
+    commit([draft])
     draft.close()
     piece.close()
     return message
