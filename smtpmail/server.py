@@ -9,13 +9,11 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import queue
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from types import FrameType
 
 from smtpmail import __version__, systemd
 from smtpmail.bouncer import Bouncer
@@ -33,6 +31,9 @@ from smtpmail.queue.store import Item, QueueStore
 from smtpmail.routing import Router, Users
 from smtpmail.sockets import open_sockets
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+"""Those that `_next_signal` returns."""
+
 
 class Server:
     """Made of a Config that has been checked; `run` serves until a signal ends it."""
@@ -40,13 +41,15 @@ class Server:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._store = QueueStore(config.queue)
-        self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._children: list[int] = []
 
     def run(self) -> bool:
         """Serves until SIGTERM or SIGINT; returns whether all went well. Raises ConfigError for want of a socket."""
         config = self._config
+        processes = config.processes
         os.umask(0o077)
+        # Before there are threads and children: in all of them, signals wait until they are asked for.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         sockets = open_sockets(config)
         threading.stack_size(STACK_SIZE)
         removed = Spool(config.spool).repair() + self._store.repair()
@@ -54,7 +57,7 @@ class Server:
             log.info("spool.repaired", removed=removed)
         if config.users is None:
             log.warning("users.any", hint="every valid name is a user; --users FILE names those who exist")
-        counts = SharedCounts(config.processes, config.max_connections)
+        counts = SharedCounts(processes, config.max_connections)
         wake_socket = self._store.listen()
         # What is there now stays: the collector need not look at it again and again, nor touch its pages.
         gc.collect()
@@ -62,7 +65,7 @@ class Server:
         # A child sees the end of this pipe when its parent is gone.
         lifeline, alive = os.pipe()
         processors = sorted(os.sched_getaffinity(0))
-        for number in range(1, config.processes):
+        for number in range(1, processes):
             pid = os.fork()
             if not pid:
                 os.close(alive)
@@ -73,7 +76,6 @@ class Server:
         os.close(lifeline)
         if self._children:
             _settle(processors, 0)
-        self._take_signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
         front = Front(config, sockets, Admission(config, counts, 0), self._submit)
         self._runner = Runner(
             self._store,
@@ -94,7 +96,7 @@ class Server:
             loopback=[x.address for x in front.listeners if x.kind == "loopback"],
             network=[x.address for x in front.listeners if x.kind == "network"],
             pid=os.getpid(),
-            processes=config.processes,
+            processes=processes,
         )
         systemd.notify(f"READY=1\nSTATUS=Serving {', '.join(config.domains)}")
         healthy = self._obey(front)
@@ -103,23 +105,14 @@ class Server:
 
     # -- signals
 
-    def _take_signals(self, *numbers: int) -> None:
-        for number in numbers:
-            signal.signal(number, self._signalled)
-
-    def _signalled(self, number: int, frame: FrameType | None) -> None:
-        self._signals.put(number)
-
     def _obey(self, front: Front) -> bool:
         """Returns when it is time to stop: whether somebody asked for it."""
         interval = systemd.watchdog_interval()
         while True:
-            try:
-                number = self._signals.get(timeout=interval)
-            except queue.Empty:
+            number = _next_signal(interval)
+            if number is None:
                 systemd.notify("WATCHDOG=1")
-                continue
-            if number == signal.SIGHUP:
+            elif number == signal.SIGHUP:
                 systemd.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
                 self._tell_children(signal.SIGHUP)
                 front.reload()
@@ -148,11 +141,10 @@ class Server:
 
     def _in_a_hurry(self) -> bool:
         """Waits a moment; a second signal ends everything at once: whatever was answered with 250 is on disk."""
-        with contextlib.suppress(queue.Empty):
-            if self._signals.get(timeout=0.05) in (signal.SIGTERM, signal.SIGINT):
-                self._tell_children(signal.SIGKILL)
-                log.info("server.stopped", hint="at once, by a second signal")
-                os._exit(0)
+        if _next_signal(0.05) in (signal.SIGTERM, signal.SIGINT):
+            self._tell_children(signal.SIGKILL)
+            log.info("server.stopped", hint="at once, by a second signal")
+            os._exit(0)
         return False
 
     def _submit(self, item: Item) -> None:
@@ -178,14 +170,14 @@ class Server:
         status = 1
         try:
             self._children = []
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            self._take_signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
             front = Front(self._config, sockets, admission, self._announce)
             front.start()
             threading.Thread(target=self._follow_parent, args=(lifeline,), daemon=True).start()
-            while self._signals.get() == signal.SIGHUP:
+            while _next_signal() == signal.SIGHUP:
                 front.reload()
-            front.stop(self._in_a_hurry)
+            # Ctrl-C and service managers signal every process, and the parent does once more: that is no second
+            # request. In a hurry, the parent kills.
+            front.stop(_wait_a_moment)
             status = 0
         except BaseException:
             log.exception("server.process_failed")
@@ -194,11 +186,28 @@ class Server:
 
     def _follow_parent(self, lifeline: int) -> None:
         os.read(lifeline, 1)
-        self._signals.put(signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def _announce(self, item: Item) -> None:
         """Tells the process that runs the queue."""
         self._store.wake(item.id)
+
+
+def _next_signal(timeout: float | None = None) -> int | None:
+    """Waits for one of SIGNALS, None when the time is over.
+
+    They are blocked and asked for, not handled: Python's handlers run in the main thread, which a signal that the
+    kernel gives to another thread would not wake.
+    """
+    if timeout is None:
+        return signal.sigwait(SIGNALS)
+    taken = signal.sigtimedwait(SIGNALS, timeout)
+    return taken.si_signo if taken else None
+
+
+def _wait_a_moment() -> bool:
+    time.sleep(0.05)
+    return False
 
 
 def _settle(processors: Sequence[int], number: int) -> None:
