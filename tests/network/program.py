@@ -48,6 +48,7 @@ class Program:
         self.host = host
         self.spool = folder / "spool"
         self._log: list[Entry] = []
+        self._log_ended = False
         self._changed = threading.Condition()
         users = folder / "users"
         users.write_text("".join(f"{user}\n" for user in USERS))
@@ -64,6 +65,7 @@ class Program:
         command = [sys.executable, "-m", "smtpmail", *self._options]
         environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "SSL_CERT_FILE": certificates.AUTHORITY}
         self._process = self.host.spawn(*command, stderr=subprocess.PIPE, text=True, env=environment)
+        self._log_ended = False
         self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
         self._reader.start()
         self.wait_for("server.started", pid=self._process.pid)
@@ -97,7 +99,7 @@ class Program:
                 self._log.append(entry)
                 self._changed.notify_all()
         with self._changed:
-            self._log.append({"event": "log ended"})
+            self._log_ended = True
             self._changed.notify_all()
 
     # --- its log
@@ -113,8 +115,7 @@ class Program:
 
         def there() -> bool:
             found[:] = [entry for entry in self._log for name in (event, *others) if _matches(entry, name, fields)]
-            ended = bool(self._log) and self._log[-1]["event"] == "log ended"
-            return len(found) >= count or ended
+            return len(found) >= count or self._log_ended
 
         with self._changed:
             self._changed.wait_for(there, timeout)
@@ -160,6 +161,12 @@ class Program:
             *options,
         ).stdout
         return self._sent(said, subject)
+
+    def post(self, *recipients: str, sender: str = "alice@dom.test", body: str = "A body.\n") -> Sent:
+        """The same with a simple message by smtplib, which takes a tenth of the time."""
+        subject = f"test {time.time_ns()}"
+        content = f"From: {sender}\nSubject: {subject}\nMessage-ID: <{time.time_ns()}@dom.test>\n\n{body}"
+        return self.submit(content.replace("\n", "\r\n").encode(), *recipients, sender=sender)
 
     def submit(
         self,

@@ -14,7 +14,7 @@ from .reports import concerns, recipients
 
 def delivered(ours: Program, sinks: Sinks, recipient: str, timeout: float = 20.0) -> int:
     """Send a message to the recipient; returns the number of the sink that it arrived at, once, at the first try."""
-    sent = ours.send(recipient)
+    sent = ours.post(recipient)
     ours.wait_for("delivery.succeeded", id=sent.id, recipient=recipient, timeout=timeout)
     ((number, accepted),) = sinks.arrivals(sent.subject)
     assert accepted == recipient
@@ -65,7 +65,7 @@ def test_delivered(ours: Program, sinks: Sinks, domain: str, sink: int) -> None:
 )
 def test_bounced_at_once(ours: Program, sinks: Sinks, domain: str, status: str) -> None:
     recipient = f"bob@{domain}"
-    sent = ours.send(recipient)
+    sent = ours.post(recipient)
     assert ours.wait_for("delivery.failed", id=sent.id, recipient=recipient)["attempt"] == 1
     notice = ours.wait_for_mail("alice", lambda message: concerns(message, recipient), f"a bounce of {recipient}")
     assert recipients(notice)[recipient].status == status
@@ -78,7 +78,7 @@ def test_bounced_at_once(ours: Program, sinks: Sinks, domain: str, status: str) 
 def test_no_exchanger_at_all_bounces(ours: Program, sinks: Sinks, domain: str) -> None:
     """The domain exists, but nobody takes its mail: not a matter of time."""
     recipient = f"bob@{domain}"
-    sent = ours.send(recipient)
+    sent = ours.post(recipient)
     ours.wait_for("delivery.failed", id=sent.id, recipient=recipient)
     notice = ours.wait_for_mail("alice", lambda message: concerns(message, recipient), f"a bounce of {recipient}")
     assert recipients(notice)[recipient].status in {"5.1.2", "5.4.4"}
@@ -96,7 +96,7 @@ def test_no_exchanger_at_all_bounces(ours: Program, sinks: Sinks, domain: str) -
 )
 def test_deferred_and_tried_again(ours: Program, domain: str) -> None:
     recipient = f"bob@{domain}"
-    sent = ours.send(recipient)
+    sent = ours.post(recipient)
     for attempt in (1, 2):
         entry = ours.wait_for("delivery.deferred", id=sent.id, recipient=recipient, count=attempt)
         assert entry["attempt"] == attempt
@@ -105,13 +105,13 @@ def test_deferred_and_tried_again(ours: Program, domain: str) -> None:
 
 
 def test_name_servers_that_never_answer_are_a_matter_of_time(ours: Program) -> None:
-    sent = ours.send("bob@silent.test")
+    sent = ours.post("bob@silent.test")
     assert ours.wait_for("delivery.deferred", id=sent.id, timeout=40)["reply"]
 
 
 def test_the_dead_do_not_delay_the_living(ours: Program, sinks: Sinks) -> None:
     """One message to two dead destinations and to a living one."""
-    sent = ours.send("bob@blackholed.test", "bob@silent.test", "bob@one.test")
+    sent = ours.post("bob@blackholed.test", "bob@silent.test", "bob@one.test")
     ours.wait_for("delivery.succeeded", id=sent.id, recipient="bob@one.test", timeout=2)
     ours.wait_for("delivery.deferred", id=sent.id, recipient="bob@blackholed.test", timeout=40)
     assert sinks.arrivals(sent.subject) == [(1, "bob@one.test")]
@@ -120,7 +120,7 @@ def test_the_dead_do_not_delay_the_living(ours: Program, sinks: Sinks) -> None:
 def test_random_among_equals(ours: Program, sinks: Sinks) -> None:
     """Sixteen domains with the same two exchangers: that all choose the same one is a matter of 1 in 32,768."""
     names = [f"bob@{number}.equal.test" for number in range(16)]
-    sent = ours.send(*names)
+    sent = ours.post(*names)
     for name in names:
         ours.wait_for("delivery.succeeded", id=sent.id, recipient=name)
     arrivals = sinks.arrivals(sent.subject)
@@ -138,7 +138,7 @@ def test_a_u_label_is_looked_up_as_its_a_label(ours: Program, sinks: Sinks) -> N
 
 def test_our_own_address_is_local(ours: Program) -> None:
     for literal in ("[192.0.2.10]", "[IPv6:2001:db8::10]"):
-        sent = ours.send(f"bob@{literal}")
+        sent = ours.post(f"bob@{literal}")
         assert ours.wait_for_subject("bob", sent.subject)
         assert not ours.events("delivery.succeeded", id=sent.id)
 
@@ -148,7 +148,7 @@ def test_as_backup_with_the_primary_down_it_waits(ours: Program, sinks: Sinks) -
     server = sinks.servers[1]
     server.script["connect"] = close("421 4.3.2 not today")
     try:
-        sent = ours.send("bob@ours-is-backup.test")
+        sent = ours.post("bob@ours-is-backup.test")
         ours.wait_for("delivery.deferred", id=sent.id)
         assert not ours.events("delivery.failed", id=sent.id)
     finally:

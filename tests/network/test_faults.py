@@ -56,7 +56,7 @@ def deferred_then_delivered(ours: Program, server: FaultServer, sent: Sent, reas
 @pytest.mark.parametrize("point", COMMAND_POINTS)
 def test_once_at_any_point(ours: Program, serve_one: ServeOne, point: str, fault: Fault) -> None:
     server = serve_one({point: [fault], "HELO": [fault]}, extensions=NO_CHUNKING)
-    deferred_then_delivered(ours, server, ours.send(RECIPIENT))
+    deferred_then_delivered(ours, server, ours.post(RECIPIENT))
 
 
 @pytest.mark.parametrize("fault", [close(), reset()], ids=["close", "reset"])
@@ -77,7 +77,7 @@ def test_gone_in_the_middle_of_the_content(ours: Program, serve_one: ServeOne, f
 )
 def test_the_wrong_kind_of_yes(ours: Program, serve_one: ServeOne, point: str, fault: Fault) -> None:
     server = serve_one({point: [fault], "HELO": [fault]}, extensions=NO_CHUNKING)
-    deferred_then_delivered(ours, server, ours.send(RECIPIENT))
+    deferred_then_delivered(ours, server, ours.post(RECIPIENT))
 
 
 @pytest.mark.parametrize("fault", [say("451 4.3.0 later"), close(), close("421 4.3.2 bye"), say("what?")], ids=repr)
@@ -102,7 +102,7 @@ def test_once_between_chunks(ours: Program, serve_one: ServeOne, chunk: int, fau
 )
 def test_unusual_but_a_yes(ours: Program, serve_one: ServeOne, reply: Fault) -> None:
     server = serve_one({"MAIL": reply, "RCPT": reply, ".": reply})
-    sent = ours.send(RECIPIENT)
+    sent = ours.post(RECIPIENT)
     ours.wait_for("delivery.succeeded", id=sent.id)
     assert len(server.accepted) == 1
     assert not ours.events("delivery.deferred", id=sent.id)
@@ -113,7 +113,7 @@ def test_a_5xx_bounces_with_its_words(ours: Program, serve_one: ServeOne, point:
     refusal = say(b"554-5.7.9 the first line\r\n554 5.7.9 and the second\r\n")
     server = serve_one({point: [refusal]}, extensions=NO_CHUNKING)
     recipient = f"bob-{COMMAND_POINTS.index(point)}@one.test"
-    sent = ours.send(recipient, sender="carol@dom.test")
+    sent = ours.post(recipient, sender="carol@dom.test")
     ours.wait_for("delivery.failed", id=sent.id, recipient=recipient)
     notice = ours.wait_for_mail("carol", lambda message: concerns(message, recipient), f"a bounce of {recipient}")
     report = recipients(notice)[recipient]
@@ -133,7 +133,7 @@ def test_recipients_are_answered_for_one_by_one(ours: Program, serve_one: ServeO
             "RCPT greylisted@one.test": [say("450 4.2.0 greylisted")],
         }
     )
-    sent = ours.send("taken@one.test", "refused@one.test", "greylisted@one.test", "also-taken@one.test")
+    sent = ours.post("taken@one.test", "refused@one.test", "greylisted@one.test", "also-taken@one.test")
     ours.wait_for("delivery.succeeded", id=sent.id, recipient="taken@one.test")
     ours.wait_for("delivery.succeeded", id=sent.id, recipient="also-taken@one.test")
     ours.wait_for("delivery.failed", id=sent.id, recipient="refused@one.test")
@@ -148,7 +148,7 @@ def test_too_many_recipients_for_one_transaction(ours: Program, serve_one: Serve
     """452 4.5.3: the rest goes in the next transaction (RFC 5321 4.5.3.1.10)."""
     names = [f"r{number}@one.test" for number in range(6)]
     server = serve_one({f"RCPT {name}": [say("452 4.5.3 too many")] for name in names[3:]})
-    sent = ours.send(*names)
+    sent = ours.post(*names)
     for name in names:
         ours.wait_for("delivery.succeeded", id=sent.id, recipient=name)
     assert sorted(recipient for recipient, _ in server.deliveries.elements()) == names
@@ -157,7 +157,7 @@ def test_too_many_recipients_for_one_transaction(ours: Program, serve_one: Serve
 def test_no_reply_to_the_content_is_the_one_window(ours: Program, serve_one: ServeOne) -> None:
     """The server has the message whole and says nothing: it must be sent again (RFC 5321 6.1, RFC 1047)."""
     server = serve_one({".": [close()]})
-    sent = ours.send(RECIPIENT)
+    sent = ours.post(RECIPIENT)
     ours.wait_for("delivery.succeeded", id=sent.id)
     assert [message.acknowledged for message in server.messages] == [False, True]
 
@@ -166,7 +166,7 @@ def test_a_yes_before_the_connection_breaks_is_a_yes(ours: Program, serve_one: S
     """What happens after the 250, at QUIT or before it, does not matter any more."""
     for point, fault in ((".", close("250 2.0.0 taken")), ("QUIT", close()), ("QUIT", say("554 no"))):
         server = serve_one({point: fault})
-        sent = ours.send(RECIPIENT)
+        sent = ours.post(RECIPIENT)
         ours.wait_for("delivery.succeeded", id=sent.id)
         assert len(server.accepted) == 1
         server.stop()
@@ -176,7 +176,7 @@ def test_a_yes_before_the_connection_breaks_is_a_yes(ours: Program, serve_one: S
 def test_421_on_a_reused_connection(ours: Program, serve_one: ServeOne) -> None:
     """A server that takes one message a connection: the others are not put off for long, and none comes twice."""
     server = serve_one({"MAIL": [None, close("421 4.7.0 one is enough"), None, close("421 4.7.0 one is enough")]})
-    sent = [ours.send(RECIPIENT) for _ in range(4)]
+    sent = [ours.post(RECIPIENT) for _ in range(4)]
     for each in sent:
         ours.wait_for("delivery.succeeded", id=each.id, timeout=8)
     assert sorted(server.deliveries.values()) == [1] * 4
@@ -205,7 +205,7 @@ def test_uses_what_is_offered_and_nothing_else(ours: Program, serve_one: ServeOn
 @pytest.mark.parametrize("refusal", ["500 5.5.1 what?", "502 5.5.1 not here", "550 no"])
 def test_helo_only(ours: Program, serve_one: ServeOne, refusal: str) -> None:
     server = serve_one({"EHLO": say(refusal)}, extensions=())
-    sent = ours.send(RECIPIENT)
+    sent = ours.post(RECIPIENT)
     ours.wait_for("delivery.succeeded", id=sent.id)
     assert server.sessions[-1].verbs[:2] in (["EHLO", "HELO"], ["HELO", "MAIL"])
 

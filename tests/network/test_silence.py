@@ -26,7 +26,7 @@ def test_silence(start_ours: Callable[..., Program], serve_one: ServeOne, point:
 def test_half_a_reply_and_silence(start_ours: Callable[..., Program], serve_one: ServeOne, point: str) -> None:
     server = serve_one({point: [hang(b"250-and")]}, extensions=NO_CHUNKING)
     ours = start_ours(*IMPATIENT, "--reply-timeout", "0.4s")
-    deferred_then_delivered(ours, server, ours.send(RECIPIENT))
+    deferred_then_delivered(ours, server, ours.post(RECIPIENT))
 
 
 def test_a_hanging_server_does_not_delay_another(
@@ -50,6 +50,6 @@ def test_a_hanging_server_does_not_delay_another(
             "localhost",
             "127.0.0.1:25",
         )
-        sent = ours.send("bob@two.test")
+        sent = ours.post("bob@two.test")
         ours.wait_for("delivery.succeeded", id=sent.id, timeout=3)
         assert len(living.accepted) == 1

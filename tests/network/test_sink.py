@@ -65,10 +65,10 @@ def test_a_passing_fault(ours: Program, start_sink: StartSink, option: str, what
     """Deferred while it lasts, delivered once when it is over."""
     words = f"{command},HELO" if command == "EHLO" else command
     start_sink(option, words)
-    sent = ours.send(RECIPIENT)
+    sent = ours.post(RECIPIENT)
     entry = ours.wait_for("delivery.deferred", id=sent.id, recipient=RECIPIENT)
     if what != "drop":
-        assert entry["reply"].startswith("421" if what == "421" else "4")
+        assert ("421" if what == "421" else "450") in entry["reply"]
     assert entry["address"].strip("[]") == ADDRESS
     sink = start_sink()
     ours.wait_for("delivery.succeeded", id=sent.id, recipient=RECIPIENT)
@@ -79,8 +79,9 @@ def test_a_passing_fault(ours: Program, start_sink: StartSink, option: str, what
 def test_a_lasting_refusal(ours: Program, start_sink: StartSink, command: str) -> None:
     start_sink("-f", command, "-B", "550 5.7.1 not from you")
     recipient = f"bob-{COMMANDS.index(command)}@one.test"
-    sent = ours.send(recipient)
-    assert ours.wait_for("delivery.failed", id=sent.id, recipient=recipient)["reply"].startswith("5")
+    sent = ours.post(recipient)
+    entry = ours.wait_for("delivery.failed", id=sent.id, recipient=recipient)
+    assert entry["reply"].endswith("550 5.7.1 not from you")
     notice = ours.wait_for_mail("alice", lambda message: concerns(message, recipient), f"a bounce of {recipient}")
     assert recipients(notice)[recipient].status.startswith("5.")
     assert not ours.events("delivery.deferred", id=sent.id)
@@ -97,14 +98,14 @@ def test_a_lasting_refusal(ours: Program, start_sink: StartSink, command: str) -
         pytest.param(("-N",), id="no DSN"),
         pytest.param(("-8",), id="no 8BITMIME"),
         pytest.param(("-8", "-E", "-N", "-p"), id="no extension at all"),
-        pytest.param(("-w", "1"), id="DATA answered late"),
-        *[pytest.param(("-W", f"{command}:1"), id=f"{command} answered late") for command in COMMANDS],
+        # -p: smtp-sink itself gets out of step when it is told to wait at a command that is not the last of a group.
+        *[pytest.param(("-p", "-W", f"{command}:1"), id=f"{command} answered late") for command in COMMANDS],
         pytest.param(("-H", "1", "-T", "2048"), id="reads late, small window"),
     ],
 )
 def test_an_odd_server_gets_its_mail(ours: Program, start_sink: StartSink, options: tuple[str, ...]) -> None:
     sink = start_sink(*options)
-    sent = ours.send(RECIPIENT, body="line\n" * 2000)
+    sent = ours.post(RECIPIENT, body="line\n" * 2000)
     ours.wait_for("delivery.succeeded", id=sent.id, recipient=RECIPIENT)
     (message,) = arrived(sink, sent.subject)
     assert message.count(b"line\n") == 2000

@@ -12,7 +12,7 @@ import pytest
 from faultserver import EXTENSIONS, Fault, FaultServer, close, hang, reset, say
 
 from .certificates import Authority
-from .conftest import IMPATIENT
+from .conftest import IMPATIENT, TLS_OPTIONS
 from .lab import Lab, run
 from .mailservers import MailServer
 from .program import Program
@@ -84,16 +84,22 @@ def self_signed(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
     return context(files)
 
 
+@pytest.fixture
+def ours(start_ours: Callable[..., Program]) -> Program:
+    """A server that remembers nothing yet of how TLS went with others."""
+    return start_ours(*TLS_OPTIONS, *IMPATIENT)
+
+
 @pytest.mark.parametrize("certificate", ["good", "wrong_name", "self_signed"])
 def test_encrypts_with_any_certificate(
     ours: Program, serve: Serve, certificate: str, request: pytest.FixtureRequest
 ) -> None:
     """Without a policy an unverifiable certificate is still better than clear text."""
     server = serve(tls=request.getfixturevalue(certificate))
-    sent = ours.send(RECIPIENT)
+    sent = ours.post(RECIPIENT)
     ours.wait_for("delivery.succeeded", id=sent.id)
     assert server.accepted[0].tls
-    assert server.sessions[0].verbs[:4] == ["EHLO", "STARTTLS", "EHLO", "MAIL"]
+    assert server.sessions[-1].verbs[:4] == ["EHLO", "STARTTLS", "EHLO", "MAIL"]
     assert server.violations == []
 
 
@@ -112,7 +118,7 @@ def test_a_failed_handshake_is_tried_again_in_clear_text(
     ours: Program, serve: Serve, good: ssl.SSLContext, point: str, fault: Fault
 ) -> None:
     server = serve({point: fault}, tls=good)
-    sent = ours.send(RECIPIENT)
+    sent = ours.post(RECIPIENT)
     ours.wait_for("delivery.succeeded", id=sent.id)
     assert [message.tls for message in server.accepted] == [False]
     assert server.violations == []
@@ -121,7 +127,7 @@ def test_a_failed_handshake_is_tried_again_in_clear_text(
 def test_a_handshake_that_hangs(start_ours: Callable[..., Program], serve: Serve, good: ssl.SSLContext) -> None:
     server = serve({"handshake": hang()}, tls=good)
     ours = start_ours(*IMPATIENT, "--reply-timeout", "1s")
-    sent = ours.send(RECIPIENT)
+    sent = ours.post(RECIPIENT)
     ours.wait_for("delivery.succeeded", id=sent.id)
     assert [message.tls for message in server.accepted] == [False]
 
@@ -132,7 +138,7 @@ def test_only_tls_1_2_and_newer(ours: Program, serve: Serve, authority: Authorit
     old.minimum_version = ssl.TLSVersion.TLSv1
     old.maximum_version = ssl.TLSVersion.TLSv1_1
     server = serve(tls=old)
-    sent = ours.send(RECIPIENT)
+    sent = ours.post(RECIPIENT)
     ours.wait_for("delivery.succeeded", id=sent.id)
     assert [message.tls for message in server.accepted] == [False]
 
@@ -214,7 +220,7 @@ def test_everything_goes_to_the_smart_host(
     server = serve(port=port, tls=good, implicit_tls=implicit, accounts={"ann": "secret"})
     options = ["--smarthost", f"{EXCHANGER}:{port}", "--smarthost-auth", str(credentials)]
     ours = start_ours(*IMPATIENT, *options)
-    ours.send("a@missing.test", "b@null.test", "c@postfix.test")
+    ours.post("a@missing.test", "b@null.test", "c@postfix.test")
     server.wait_until(lambda it: it.accepted)
     assert sorted(server.accepted[0].recipients) == ["a@missing.test", "b@null.test", "c@postfix.test"]
     assert server.sessions[-1].user == "ann"
@@ -229,7 +235,7 @@ def test_credentials_stay_home_without_a_verified_certificate(
     tls = request.getfixturevalue(certificate) if certificate else None
     server = serve(port=587, tls=tls, accounts={"ann": "secret"})
     ours = start_ours(*IMPATIENT, "--smarthost", f"{EXCHANGER}:587", "--smarthost-auth", str(credentials))
-    sent = ours.send(RECIPIENT)
+    sent = ours.post(RECIPIENT)
     assert ours.wait_for("delivery.deferred", "delivery.failed", id=sent.id)["reply"]
     assert all("AUTH" not in session.verbs for session in server.sessions)
     assert server.messages == []
@@ -238,6 +244,6 @@ def test_credentials_stay_home_without_a_verified_certificate(
 def test_a_smart_host_without_credentials(start_ours: Callable[..., Program], serve: Serve) -> None:
     server = serve(port=2500)
     ours = start_ours("--smarthost", "192.0.2.81:2500")
-    sent = ours.send("a@missing.test")
+    sent = ours.post("a@missing.test")
     ours.wait_for("delivery.succeeded", id=sent.id)
     assert server.accepted[0].recipients == ["a@missing.test"]
