@@ -1,5 +1,5 @@
-"""A stream of mail to port 25 of ADDRESS, one connection a message, from a patient server: what is refused is tried
-again. Ends when the file STOP is there, and prints what happened as JSON. Runs on the remote host.
+"""A stream of mail to port 25 of ADDRESS, one connection a message, from a patient server: what is not accepted is
+tried again. Ends when the file STOP is there, and prints what happened as JSON. Runs on the remote host.
 
     stream.py ADDRESS SUBJECT STOP
 """
