@@ -10,10 +10,6 @@ import pytest
 from conftest import deployed, eventually
 from testinfra.host import Host
 
-pytestmark = pytest.mark.skipif(
-    os.environ.get("MOLECULE_SCENARIO_NAME", "default") != "default", reason="done in the default scenario"
-)
-
 PEBBLE = {
     "pebble": {
         "listenAddress": "0.0.0.0:14000",

@@ -25,10 +25,6 @@ from conftest import (
 )
 from testinfra.host import Host
 
-pytestmark = pytest.mark.skipif(
-    os.environ.get("MOLECULE_SCENARIO_NAME", "default") != "default", reason="done in the default scenario"
-)
-
 WHEELHOUSES = CHECKOUT / ".cache" / "wheelhouses"
 STREAM = (Path(__file__).parent / "stream.py").read_text()
 

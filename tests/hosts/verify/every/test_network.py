@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 
 import pytest
 from conftest import main_pid
@@ -99,10 +98,3 @@ def test_no_secret_of_dns_stays_on_the_host(mail: Host) -> None:
     assert mail.run("grep -rqs %s /etc /opt /root /tmp /var/lib /var/log", secret).rc == 1
     assert mail.run("journalctl --no-pager | grep -q %s", secret).rc == 1
     assert main_pid(mail) > 0
-
-
-@pytest.mark.skipif(os.environ.get("MOLECULE_SCENARIO_NAME") != "ufw", reason="the host has no ufw")
-def test_rules_of_the_operator_stay_and_no_second_firewall_comes(mail: Host) -> None:
-    rules = mail.check_output("ufw show added").splitlines()[1:]
-    assert rules == ["ufw allow 22/tcp", "ufw allow 443/tcp", "ufw allow 25/tcp comment 'smtpmail'"]
-    assert mail.run("nft list table inet smtpmail").rc != 0

@@ -9,10 +9,6 @@ import pytest
 from conftest import CHECKOUT, HERE, SPOOL, hosts, new_subject, send_from_remote, the_message
 from testinfra.host import Host
 
-pytestmark = pytest.mark.skipif(
-    os.environ.get("MOLECULE_SCENARIO_NAME", "default") != "default", reason="done in the default scenario"
-)
-
 SCREENSHOT = CHECKOUT / "artefacts" / "thunderbird.png"
 
 
