@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from smtpmail.bouncer import Bouncer
 from smtpmail.delivery.courier import Courier, Outcome, Session
@@ -27,6 +28,9 @@ from smtpmail.queue.store import DEFERRED, DELIVERED, FAILED, Item, QueueError, 
 
 KEEP_SECONDS = 1.0
 """So long a worker keeps its connection for the next message."""
+
+LINE_SECONDS = 0.05
+"""A destination gets another worker when a message has been in line for so long."""
 
 RECIPIENTS_AT_ONCE = 100
 """In one transaction: what every server must take (RFC 5321 4.5.3.1.8)."""
@@ -44,6 +48,7 @@ class _Job:
 
     item: Item
     recipients: list[int]
+    since: float = field(default_factory=time.monotonic)
 
 
 @dataclass(slots=True)
@@ -162,6 +167,9 @@ class Runner:
                         ready.append(id_)
                 if self._waiting and self._workers < self._max_workers:
                     self._staff(self._waiting.popleft())  # there could be no more threads before
+                for destination in list(self._destinations.values()):
+                    if destination.jobs:
+                        self._staff(destination)
                 if not ready:
                     next_due = self._due[0][0] - now if self._due else IDLE_SECONDS
                     busy = self._attempts or self._store.unflushed
@@ -258,6 +266,8 @@ class Runner:
         most = 1 if destination.failing else self._max_per_destination
         if destination.workers >= most or len(destination.jobs) <= destination.idle:
             return
+        if destination.workers and time.monotonic() - destination.jobs[0].since < LINE_SECONDS:
+            return  # those at work keep up: more would only be in each other's way
         if self._workers < self._max_workers:
             try:
                 threading.Thread(target=self._work, args=(destination,), daemon=True).start()
@@ -337,7 +347,8 @@ class Runner:
         """Takes in the outcome of one job; after the last one of a message, decides how it goes on."""
         item = job.item
         for number, outcome in outcomes.items():
-            self._log_outcome(item, number, outcome)
+            if outcome.state != DEFERRED:
+                self._log_outcome(item, number, outcome)
         with self._lock:
             attempt = self._attempts[item.id]
             attempt.outcomes.update(outcomes)
@@ -359,7 +370,7 @@ class Runner:
                 self._attempts.pop(item.id, None)
                 self._schedule(item.id, time.time() + self._policy.schedule[0])
 
-    def _log_outcome(self, item: Item, number: int, outcome: Outcome) -> None:
+    def _log_outcome(self, item: Item, number: int, outcome: Outcome, **more: str) -> None:
         fields = {
             "id": item.id,
             "recipient": item.recipients[number].address,
@@ -368,6 +379,7 @@ class Runner:
             "reply": outcome.reply,
             "attempt": item.attempts + 1,
             "tls": outcome.tls,
+            **more,
         }
         if outcome.state == DELIVERED:
             log.info("delivery.succeeded", **fields)
@@ -405,6 +417,8 @@ class Runner:
             self._record(
                 item, attempt.outcomes, attempts=attempts, next_attempt=at, delay_notified=late or item.delay_notified
             )
+            for number in deferred:
+                self._log_outcome(item, number, attempt.outcomes[number], next_try=_rfc3339(at))
             if late:
                 self._tell(Kind.DELAY, item, {n: attempt.outcomes[n] for n in deferred})
         elif attempt.outcomes:
@@ -435,6 +449,10 @@ class Runner:
         ]
         if fates and item.sender:
             notify(self._store, self._bouncer, self._policy, kind, item, fates)
+
+
+def _rfc3339(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def notify(
