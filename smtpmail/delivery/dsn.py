@@ -146,12 +146,12 @@ def _for_people(kind: Kind, original: Original, fates: Sequence[Fate], hostname:
         lines.append(f"<{_plain(fate.recipient)}>")
         if kind is Kind.SUCCESS:
             lines.append(
-                f"    handed to {fate.mx}, which will not report further"
+                f"    handed to {_plain(fate.mx)}, which will not report further"
                 if fate.relayed
                 else "    delivered into the mailbox"
             )
         elif fate.mx and _REPLY.match(fate.reply):
-            lines.append(f"    The server {fate.mx} said:")
+            lines.append(f"    The server {_plain(fate.mx)} said:")
             lines.append(f"    {_plain(fate.reply)}")
         else:
             lines.append(f"    {_plain(fate.reply)}")

@@ -282,9 +282,11 @@ class Runner:
 
     def _work(self, destination: _Destination) -> None:
         session = Session(destination.name)
+        fresh = True
         try:
-            while (job := self._next_job(destination, keep=session.is_open)) is not None:
+            while (job := self._next_job(destination, fresh=fresh, keep=session.is_open)) is not None:
                 self._do(job, destination, session)
+                fresh = False
         except Exception:
             log.exception("queue.error", destination=destination.name)
         finally:
@@ -300,10 +302,10 @@ class Runner:
                     self._destinations.pop(destination.name, None)
                 self._worker_ended.notify_all()
 
-    def _next_job(self, destination: _Destination, *, keep: bool) -> _Job | None:
+    def _next_job(self, destination: _Destination, *, fresh: bool, keep: bool) -> _Job | None:
         """The next job of a destination; waits a little for one when there is a connection to keep.
 
-        None ends the worker: also when another destination has none at all and there may be no more threads.
+        None ends the worker: also when it has had its turn and another destination has no worker at all.
         """
         give_up = time.monotonic() + KEEP_SECONDS
         with self._lock:
@@ -314,7 +316,7 @@ class Runner:
                 destination.idle += 1
                 destination.ready.wait(left)
                 destination.idle -= 1
-            if self._waiting:
+            if self._waiting and not fresh:
                 return None
             job = destination.jobs.popleft()
             self._staff(destination)
