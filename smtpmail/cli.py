@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, NoReturn
 
 import click
@@ -42,7 +43,22 @@ class GroupedCommand(click.Command):
 
 
 class MainCommand(GroupedCommand, click.Group):
-    """`smtpmail [OPTIONS]` is the server, `smtpmail COMMAND` asks it something."""
+    """`smtpmail [OPTIONS]` is the server, `smtpmail COMMAND` asks it something.
+
+    The modules of the commands are loaded when they are asked for: the server does without them.
+    """
+
+    MODULES = ("check", "dns", "queue", "trace")
+    """In smtpmail/admin; each has a command of its own name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.MODULES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.MODULES:
+            return None
+        command: click.Command = getattr(import_module(f"smtpmail.admin.{cmd_name}"), cmd_name)
+        return command
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         GroupedCommand.format_options(self, ctx, formatter)
@@ -134,20 +150,8 @@ def serve(settings: Config) -> None:
         sys.exit(1)
 
 
-def add_commands() -> None:
-    """Puts the sub-commands in their place; they use this module, so they come after it."""
-    from smtpmail.admin.check import check  # noqa: PLC0415
-    from smtpmail.admin.dns import dns  # noqa: PLC0415
-    from smtpmail.admin.queue import queue  # noqa: PLC0415
-    from smtpmail.admin.trace import trace  # noqa: PLC0415
-
-    for command in (check, dns, queue, trace):
-        cli.add_command(command)
-
-
 def main() -> None:
     """The program. A wrong setting is one line on standard error and exit status 2."""
-    add_commands()
     try:
         status = cli.main(standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)

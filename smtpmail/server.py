@@ -14,13 +14,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 from smtpmail import __version__, systemd
 from smtpmail.bouncer import Bouncer
 from smtpmail.config import Config
 from smtpmail.delivery.client import Credentials, Timeouts
-from smtpmail.delivery.courier import Courier
-from smtpmail.delivery.resolver import Resolver
+from smtpmail.delivery.courier import Courier, Resolver
+from smtpmail.delivery.target import Target
 from smtpmail.front import STOP_SECONDS, Front
 from smtpmail.listener import STACK_SIZE, Admission, SharedCounts
 from smtpmail.log import log
@@ -222,6 +223,28 @@ def bouncer(config: Config, announce: Callable[[Item], None]) -> Bouncer:
     return Bouncer(Spool(config.spool), QueueStore(config.queue), router.route, config.hostname, announce)
 
 
+class LateResolver:
+    """The resolver, loaded with the first look-up: a server that only receives does without its memory."""
+
+    def __init__(self, config: Config, receives: Callable[[IPAddress, int], bool]) -> None:
+        self._config = config
+        self._receives = receives
+
+    @cached_property
+    def _resolver(self) -> Resolver:
+        from smtpmail.delivery.resolver import Resolver  # noqa: PLC0415
+
+        return Resolver(self._config.resolver, self._config.hostname, self._receives)
+
+    def targets(self, domain: str) -> list[Target]:
+        """See Resolver."""
+        return self._resolver.targets(domain)
+
+    def addresses(self, host: str) -> tuple[list[str], bool]:
+        """See Resolver."""
+        return self._resolver.addresses(host)
+
+
 def courier(config: Config, receives: Callable[[IPAddress, int], bool]) -> Courier:
     """The way out that the settings describe."""
 
@@ -229,7 +252,7 @@ def courier(config: Config, receives: Callable[[IPAddress, int], bool]) -> Couri
         return Credentials(*config.read_smarthost_auth()) if config.smarthost_auth else None
 
     return Courier(
-        Resolver(config.resolver, config.hostname, receives),
+        LateResolver(config, receives),
         config.hostname,
         Timeouts(config.connect_timeout, config.reply_timeout),
         config.smarthost,

@@ -15,7 +15,7 @@ from smtpmail.bouncer import Bouncer
 from smtpmail.config import Endpoint
 from smtpmail.delivery.client import Credentials, Timeouts
 from smtpmail.delivery.courier import Courier, Outcome, Session
-from smtpmail.delivery.resolver import RoutingError, Target
+from smtpmail.delivery.target import RoutingError, Target
 from smtpmail.durability import commit
 from smtpmail.envelope import new_id
 from smtpmail.mailbox import Spool

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from smtpmail.delivery.replies import NonsenseReply, ReplyReader, ServerReply
-from smtpmail.delivery.resolver import Target
+from smtpmail.delivery.target import Target
 from smtpmail.delivery.tls import Level, context
 from smtpmail.smtp.grammar import Address, AddressSyntaxError, normal_domain, parse_address
 
@@ -184,7 +184,11 @@ class Client:
             )
 
     def _start_tls(self, level: Level) -> None:
-        reply = self._command("STARTTLS", "STARTTLS")
+        try:
+            reply = self._command("STARTTLS", "STARTTLS")
+        except SessionFailed as error:
+            # A server that breaks here may well take mail in clear text.
+            raise TLSFailed(str(error), status="4.7.5") from None
         if reply.code != 220:
             raise TLSFailed(f"{self.target.host} said to STARTTLS: {reply}", status="4.7.5")
         if self._reader.unread:

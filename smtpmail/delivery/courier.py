@@ -6,7 +6,7 @@ import contextlib
 import ipaddress
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import IO
+from typing import IO, Protocol
 
 from smtpmail.config import ConfigError, Endpoint
 from smtpmail.delivery import tls
@@ -22,7 +22,7 @@ from smtpmail.delivery.client import (
     outgoing_address,
 )
 from smtpmail.delivery.replies import ServerReply
-from smtpmail.delivery.resolver import Resolver, RoutingError, Target
+from smtpmail.delivery.target import RoutingError, Target
 from smtpmail.log import log
 from smtpmail.queue.store import DEFERRED, DELIVERED, FAILED, Item, sender_address
 from smtpmail.smtp.grammar import AddressSyntaxError, normal_domain
@@ -92,6 +92,14 @@ class Session:
         if self.client is not None:
             self.client.close()
             self.client = None
+
+
+class Resolver(Protocol):
+    """Where mail for a domain goes: see delivery/resolver.py."""
+
+    def targets(self, domain: str) -> list[Target]: ...
+
+    def addresses(self, host: str) -> tuple[list[str], bool]: ...
 
 
 class Courier:

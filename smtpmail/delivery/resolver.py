@@ -6,7 +6,6 @@ import ipaddress
 import random
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import dns.exception
 import dns.name
@@ -15,10 +14,9 @@ import dns.rdatatype
 import dns.resolver
 
 from smtpmail.config import Endpoint
+from smtpmail.delivery.target import SMTP_PORT, RoutingError, Target
 from smtpmail.network import IPAddress
 from smtpmail.smtp.grammar import AddressSyntaxError, normal_domain, parse_literal
-
-SMTP_PORT = 25
 
 QUERY_SECONDS = 3.0
 """Patience with one DNS server for one question, ..."""
@@ -27,25 +25,6 @@ LOOKUP_SECONDS = 12.0
 """... and with all of them."""
 
 CACHE_ENTRIES = 5000
-
-
-class RoutingError(Exception):
-    """No way to a domain: `permanent`, or worth another try; `status` is the enhanced status code (RFC 3463)."""
-
-    def __init__(self, permanent: bool, status: str, text: str) -> None:
-        super().__init__(text)
-        self.permanent = permanent
-        self.status = status
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """One address of one host that takes mail for a domain."""
-
-    host: str
-    """The name of the MX; a literal for an address given as such."""
-    address: str
-    port: int = SMTP_PORT
 
 
 class Resolver:

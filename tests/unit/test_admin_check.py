@@ -13,9 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from smtpmail.cli import add_commands, cli
-
-add_commands()
+from smtpmail.cli import cli
 
 NOW = datetime.datetime.now(datetime.UTC)
 

@@ -14,9 +14,7 @@ from smtpmail.admin.dns_check import MailHost, findings
 from smtpmail.admin.dns_lookup import LookupFailed
 from smtpmail.admin.dns_records import Change, Record, merge, needed, quoted
 from smtpmail.admin.dns_update import Key, UpdateFailed, parse_key, plan
-from smtpmail.cli import add_commands, cli
-
-add_commands()
+from smtpmail.cli import cli
 
 FOUR = ipaddress.ip_address("192.0.2.10")
 SIX = ipaddress.ip_address("2001:db8::10")

@@ -14,7 +14,7 @@ from outbound import MESSAGE, Hosts, courier, deliver, item, nobody, on_wire, ta
 
 from smtpmail.delivery.client import ONE_CHUNK, READ_SIZE, Timeouts, dot_stuff
 from smtpmail.delivery.courier import Session
-from smtpmail.delivery.resolver import Target
+from smtpmail.delivery.target import Target
 from smtpmail.queue.store import DEFERRED, DELIVERED, FAILED, QueuedRecipient
 
 PLAIN = tuple(e for e in EXTENSIONS if e not in ("PIPELINING", "CHUNKING"))

@@ -24,7 +24,7 @@ from smtpmail.config import ConfigError, Endpoint
 from smtpmail.delivery import tls
 from smtpmail.delivery.client import Credentials
 from smtpmail.delivery.courier import Courier, Session
-from smtpmail.delivery.resolver import RoutingError, Target
+from smtpmail.delivery.target import RoutingError, Target
 from smtpmail.queue.policy import RetryPolicy
 from smtpmail.queue.store import DEFERRED, DELIVERED, FAILED, QueuedRecipient
 

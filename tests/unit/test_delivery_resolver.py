@@ -18,7 +18,8 @@ import pytest
 
 from smtpmail.config import Endpoint
 from smtpmail.delivery import resolver
-from smtpmail.delivery.resolver import Resolver, RoutingError
+from smtpmail.delivery.resolver import Resolver
+from smtpmail.delivery.target import RoutingError
 from smtpmail.network import IPAddress
 
 ZONE = """
