@@ -191,8 +191,8 @@ def test_uses_what_is_offered_and_nothing_else(ours: Program, serve_one: ServeOn
     server = serve_one(extensions=extensions)
     body = ".\r\n..\r\n.x\r\n" + "x" * 3000 + "\r\n"
     content = f"Subject: hello\r\n\r\n{body}".encode()
-    ours.submit(content, RECIPIENT, rcpt_options=["NOTIFY=FAILURE"])
-    server.wait_until(lambda it: it.accepted)
+    sent = ours.submit(content, RECIPIENT, rcpt_options=["NOTIFY=FAILURE"])
+    ours.wait_for("delivery.succeeded", id=sent.id)
     (message,) = server.accepted
     assert message.content.endswith(content)
     session = server.sessions[0]

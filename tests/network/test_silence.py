@@ -53,3 +53,12 @@ def test_a_hanging_server_does_not_delay_another(
         sent = ours.post("bob@two.test")
         ours.wait_for("delivery.succeeded", id=sent.id, timeout=3)
         assert len(living.accepted) == 1
+
+
+def test_name_servers_that_never_answer(start_ours: Callable[..., Program], lab: Lab) -> None:
+    """A matter of time for their domain; for the other recipient of the message they do not matter."""
+    ours = start_ours("--retry-schedule", "1h")
+    with FaultServer(listeners=[lab["sink"].listener("192.0.2.82")]):
+        sent = ours.post("bob@silent.test", "bob@two.test")
+        ours.wait_for("delivery.succeeded", id=sent.id, recipient="bob@two.test", timeout=3)
+    assert ours.wait_for("delivery.deferred", id=sent.id, recipient="bob@silent.test", timeout=40)["reply"]
