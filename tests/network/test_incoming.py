@@ -55,7 +55,8 @@ def test_mail_arrives(ours: Program, remote: MailServer, tls: bool, domain: str,
     assert f"with {'ESMTPS' if tls else 'ESMTP'}" in received
     v4, v6 = remote.host.addresses[:2]
     assert f"[{v4}]" in received if family == "ipv4" else f"[IPv6:{v6}]" in received
-    entry = next(entry for entry in ours.events("message.received") if entry["id"] in received)
+    # The mailbox may show a message a moment before the log tells of it.
+    entry = ours.wait_for("message.received", id=received.split(" id ")[1].split(";")[0].split()[0])
     assert entry["listener"] == "network"
     assert bool(entry["tls"]) == tls
 
