@@ -66,7 +66,7 @@ def keys_of(function: ast.FunctionDef, variable: ast.expr) -> Iterator[str]:
 
 def documented_events() -> dict[Event, set[str]]:
     """Each row of the tables of events, with all words in code that stand among its fields."""
-    rows = re.findall(r"^\| `([a-z_]+\.[a-z_]+)` \| (\w+) \| (.*?) \| .* \|$", page("formats.md"), re.MULTILINE)
+    rows = re.findall(r"^\| `([a-z_]+\.[a-z_]+)` \| (\w+) \|(.*?)\| .* \|$", page("formats.md"), re.MULTILINE)
     return {(name, level): set(re.findall(r"`(\w+)`", fields)) for name, level, fields in rows}
 
 
@@ -83,15 +83,14 @@ def test_every_field_is_documented(event: Event) -> None:
 
 def settings_table() -> str:
     """The table of docs/operating.md."""
-    lines = ["| option, key, variable | what it says | default |", "| --- | --- | --- |"]
+    lines = ["| option | what it says | default |", "| --- | --- | --- |"]
     for setting in config.settings().values():
         option = ", ".join(f"`{name}`" for name in setting.names)
         metavar = f" {setting.metavar}" if setting.metavar else ""
         value = " " + r"\|".join(setting.choices) if setting.choices else metavar
         help_, _, default = setting.help.partition("Default: ")
         lines.append(
-            f"| {option}{value}<br>`{setting.key}`<br>`{setting.variable}`"
-            f" | {help_.strip()} | {default.strip().removesuffix('.') or default_of(setting)} |"
+            f"| {option}{value} | {help_.strip()} | {default.strip().removesuffix('.') or default_of(setting)} |"
         )
     return "\n".join(lines)
 
