@@ -20,6 +20,7 @@ from smtpmail.smtp.session import Limits, Session
 
 SOURCES = Path(smtpmail.__file__).parent
 DOCS = SOURCES.parent / "docs"
+PAGES = sorted([*DOCS.parent.glob("*.md"), *DOCS.glob("*.md")])
 LOG_METHODS = {"debug", "info", "warning", "error", "exception"}
 
 Event = tuple[str, str]
@@ -131,6 +132,24 @@ def test_every_extension_and_verb_is_documented(tls: str | None) -> None:
     keywords = [line.split()[0] for line in session.extensions()]
     verbs = replies.HELP.text.removeprefix("Commands: ").split()
     assert [word for word in keywords + verbs if f"`{word}" not in text] == []
+
+
+def anchors(text: str) -> set[str]:
+    """What GitHub calls the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("source", PAGES, ids=lambda path: path.name)
+def test_links_lead_somewhere(source: Path) -> None:
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", source.read_text()):
+        if not target.startswith(("http:", "https:")):
+            name, _, anchor = target.partition("#")
+            path = source.parent / name if name else source
+            if not path.exists() or (anchor and anchor not in anchors(path.read_text())):
+                broken.append(target)
+    assert broken == []
 
 
 def test_every_key_of_a_queue_file_is_documented() -> None:
