@@ -266,6 +266,7 @@ class Mailbox:
         text = os.pread(lock, 32, 0).strip()
         if text.isdigit():
             return int(text)
+        _make_mh_folder(folder)
         numbers = (name.removesuffix(".status") for name in os.listdir(folder))
         return max((int(n) for n in numbers if n.isascii() and n.isdigit()), default=0)
 
@@ -276,6 +277,12 @@ class Mailbox:
         os.pwrite(lock, b"%020d\n" % number, 0)
         with contextlib.suppress(OSError):
             os.posix_fadvise(lock, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _make_mh_folder(folder: int) -> None:
+    """Python's mailbox.MH, in Debian 12 for one, reads no message of a folder that lacks the file of sequences."""
+    with contextlib.suppress(OSError):
+        os.close(os.open(".mh_sequences", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o660, dir_fd=folder))
 
 
 def _exists(name: str, folder: int) -> bool:
