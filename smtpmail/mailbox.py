@@ -280,7 +280,7 @@ class Mailbox:
 
 
 def _make_mh_folder(folder: int) -> None:
-    """Python's mailbox.MH, in Debian 12 for one, reads no message of a folder that lacks the file of sequences."""
+    """Before Python 3.13, mailbox.MH reads no message of a folder that lacks the file of sequences."""
     with contextlib.suppress(OSError):
         os.close(os.open(".mh_sequences", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o660, dir_fd=folder))
 
