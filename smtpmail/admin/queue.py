@@ -134,15 +134,13 @@ def show(ctx: click.Context, /, id: str, as_json: bool, **options: Any) -> None:
         fail(f"the message {id} has just left: {error.strerror}")
 
 
-def _change(ctx: click.Context, id_: str, entry: dict[str, Any], said: str) -> None:
-    store = _store(ctx)
-    item = _load(store, id_)
+def _change(store: QueueStore, item: Item, entry: dict[str, Any], said: str) -> None:
     try:
         store.record(item, [entry])
     except OSError as error:
-        fail(f"cannot write to the queue {store.path}: {error.strerror}")
-    running = store.wake(id_)
-    click.echo(f"{id_} {said}" + ("" if running else " (the server is not running: it will see it when it starts)"))
+        fail(f"cannot write to the queue {store.path}: {error.strerror or error}")
+    running = store.wake(item.id)
+    click.echo(f"{item.id} {said}" + ("" if running else " (the server is not running: it will see it when it starts)"))
 
 
 @queue.command(short_help="Try a message, or all, now.")
@@ -155,10 +153,12 @@ def retry(ctx: click.Context, /, id: str | None, every: bool, **options: Any) ->
     if every == bool(id):
         fail("queue retry: an ID or --all is wanted")
     store = _store(ctx)
-    ids = [item.id for item in store.load_all() if not item.hold] if every else [id or ""]
-    for one in ids:
-        _change(ctx, one, {"next_attempt": 0.0}, "is tried now")
-    if not ids:
+    items = [item for item in store.load_all() if not item.hold] if every else [_load(store, id or "")]
+    for item in items:
+        if item.hold:
+            fail(f"{id} is on hold: smtpmail queue release {id} lets it go")
+        _change(store, item, {"next_attempt": 0.0}, "is tried now")
+    if not items:
         click.echo("There is nothing to try.")
 
 
@@ -168,7 +168,8 @@ def retry(ctx: click.Context, /, id: str | None, every: bool, **options: Any) ->
 @click.pass_context
 def hold(ctx: click.Context, /, id: str, **options: Any) -> None:
     """Keeps a message in the queue, untried, until it is released. An attempt under way goes on."""
-    _change(ctx, id, {"hold": True}, "is on hold")
+    store = _store(ctx)
+    _change(store, _load(store, id), {"hold": True}, "is on hold")
 
 
 @queue.command(short_help="Let a held message go.")
@@ -177,7 +178,8 @@ def hold(ctx: click.Context, /, id: str, **options: Any) -> None:
 @click.pass_context
 def release(ctx: click.Context, /, id: str, **options: Any) -> None:
     """Lets a held message go: it is tried now."""
-    _change(ctx, id, {"hold": False, "next_attempt": 0.0}, "is released")
+    store = _store(ctx)
+    _change(store, _load(store, id), {"hold": False, "next_attempt": 0.0}, "is released")
 
 
 @queue.command(short_help="Take a message out of the queue.")
@@ -195,7 +197,7 @@ def remove(ctx: click.Context, /, id: str, bounce: bool, **options: Any) -> None
         store.remove(id)
         store.flush()
     except OSError as error:
-        fail(f"cannot change the queue {store.path}: {error.strerror}")
+        fail(f"cannot change the queue {store.path}: {error.strerror or error}")
     store.wake(id)
     click.echo(f"{id} is removed" + (", its sender is told" if bounce and item.sender else ""))
 

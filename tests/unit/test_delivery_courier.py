@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from faultserver import EXTENSIONS, FaultServer, close, hang, late, say
+from faultserver import EXTENSIONS, Fault, FaultServer, Then, close, hang, late, say
 from outbound import MESSAGE, Hosts, courier, deliver, item, put, queue, target
 
 from smtpmail import config
@@ -132,8 +132,16 @@ def test_an_unverifiable_certificate_is_better_than_clear_text(
     assert len(server.sessions) == 3, "what was learnt is remembered: no handshake in vain the second time"
 
 
-@pytest.mark.parametrize("fault", [close(), close(b"\x15\x03\x03\x00\x02\x02\x28"), say(b"no TLS here\r\n"), hang()],
-                         ids=["close", "alert", "nonsense", "silence"])  # fmt: skip
+@pytest.mark.parametrize(
+    "fault",
+    [
+        close(),
+        Fault(b"\x15\x03\x03\x00\x02\x02\x28", Then.CLOSE, delay=0.1),
+        Fault(b"no TLS here\r\n", delay=0.1),
+        hang(),
+    ],
+    ids=["close", "alert", "nonsense", "silence"],
+)
 def test_a_failed_handshake_is_followed_by_clear_text(
     certificates: Certificates, weakened: list[str], fault: object
 ) -> None:
