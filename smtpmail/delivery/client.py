@@ -192,7 +192,7 @@ class Client:
         if reply.code != 220:
             raise TLSFailed(f"{self.target.host} said to STARTTLS: {reply}", status="4.7.5")
         if self._reader.unread:
-            raise SessionFailed(f"{self.target.host} sent something between STARTTLS and the handshake", status="4.7.5")
+            raise TLSFailed(f"{self.target.host} sent something between STARTTLS and the handshake", status="4.7.5")
         self._handshake(level)
         self._hello()
 
