@@ -415,12 +415,12 @@ class Runner:
             deferred = []
         self._notify(item, attempt.outcomes, now)
         if deferred and at is not None:
+            for number in deferred:
+                self._log_outcome(item, number, attempt.outcomes[number], next_try=_rfc3339(at))
             late = self._policy.wants_delay_notice(item.arrived, now) and not item.delay_notified
             self._record(
                 item, attempt.outcomes, attempts=attempts, next_attempt=at, delay_notified=late or item.delay_notified
             )
-            for number in deferred:
-                self._log_outcome(item, number, attempt.outcomes[number], next_try=_rfc3339(at))
             if late:
                 self._tell(Kind.DELAY, item, {n: attempt.outcomes[n] for n in deferred})
         elif attempt.outcomes:
