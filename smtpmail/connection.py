@@ -127,6 +127,9 @@ class Connection:
                 session.receive(data)
             elif self._stop_at is None:
                 return "closed by client"
+            else:
+                # It has closed, or `stop` woke us.
+                self._close(replies.SHUTTING_DOWN)
 
     _close_reason = "quit"
 
