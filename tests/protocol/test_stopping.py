@@ -74,6 +74,22 @@ def test_clients_between_two_messages_are_told(server: Server) -> None:
     assert len(server.messages("bob")) == messages
 
 
+def test_clients_that_go_away_do_not_hold_it_up(server: Server) -> None:
+    """In the middle of a message, when the server is stopping: it waits for nobody who is gone."""
+    clients = [server.client() for _ in range(8)]
+    for client in clients:
+        client.begin()
+        client.expect("DATA", 354)
+    server.signal(signal.SIGTERM)
+    wait_until(lambda: refused(server, "loopback") and refused(server, "network"))
+    time.sleep(0.5)
+    started = time.monotonic()
+    for client in clients:
+        client.close()
+    assert server.wait() == 0
+    assert time.monotonic() - started < 20
+
+
 def test_second_signal(server: Server) -> None:
     """At once, whoever is still sending; what was acknowledged is there."""
     with server.client() as client:
