@@ -159,7 +159,7 @@ def main() -> None:
         sys.exit(exit_.exit_code)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "smtpmail"
-        fail(f"{error.format_message()} (see {command} --help)")
+        fail(f"{error.format_message().rstrip('.')} (see {command} --help)")
     except (ConfigError, click.ClickException) as error:
         fail(error.format_message() if isinstance(error, click.ClickException) else str(error))
     except click.Abort:

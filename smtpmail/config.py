@@ -262,7 +262,7 @@ class Config:
     )  # fmt: skip
     retry_schedule: tuple[float, ...] = _setting(
         "--retry-schedule", metavar="TIMES", read=read_durations, default=RetryPolicy().schedule, group="Relay",
-        help="Waits between attempts, the last one repeated: '1m 5m 10m 20m 40m 80m 2h' is the default.",
+        help="Waits between attempts, the last one repeated. Default: 1m 5m 10m 20m 40m 80m 2h.",
     )  # fmt: skip
     queue_lifetime: float = _setting(
         "--queue-lifetime", metavar="TIME", read=read_duration, default=RetryPolicy().lifetime, group="Relay",
@@ -322,7 +322,7 @@ class Config:
     )  # fmt: skip
     given_log_format: str | None = _setting(
         "--log-format", choices=("json", "console"), group="Log",
-        help="Default: console on a terminal, json elsewhere.",
+        help="Format of the log. Default: console on a terminal, json elsewhere.",
     )  # fmt: skip
     log_level: str = _setting(
         "--log-level", choices=("debug", "info", "warning", "error"), default="info", group="Log",

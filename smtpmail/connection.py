@@ -13,7 +13,6 @@ from smtpmail.envelope import Client
 from smtpmail.intake import Incoming, Intake, reply_to
 from smtpmail.log import log
 from smtpmail.smtp import replies
-from smtpmail.smtp.replies import Reply
 from smtpmail.smtp.session import (
     Abort,
     Action,
@@ -110,10 +109,10 @@ class Connection:
             while (action := session.step()) is not None:
                 if isinstance(action, Close):
                     self._hang_up(session.take_output())
-                    return self._close_reason
+                    return self._reason()
                 self._perform(action)
             if self._stop_at is not None and (session.transaction is None or time.monotonic() >= self._stop_at):
-                self._close(replies.SHUTTING_DOWN)
+                session.close(replies.SHUTTING_DOWN)
                 continue
             output = session.take_output()
             if output:
@@ -121,7 +120,7 @@ class Connection:
             try:
                 data = self._receive(progress=bool(output))
             except (TimeoutError, BlockingIOError, ssl.SSLWantReadError):
-                self._close(replies.TIMED_OUT if self._time_left() > 0 else replies.TOO_SLOW)
+                session.close(replies.TIMED_OUT if self._time_left() > 0 else replies.TOO_SLOW)
                 continue
             if data:
                 session.receive(data)
@@ -129,18 +128,12 @@ class Connection:
                 return "closed by client"
             else:
                 # It has closed, or `stop` woke us.
-                self._close(replies.SHUTTING_DOWN)
-
-    _close_reason = "quit"
-
-    def _close(self, reply: Reply) -> None:
-        self._close_reason = reply.text.lower()
-        self._session.close(reply)
+                session.close(replies.SHUTTING_DOWN)
 
     def _hang_up(self, output: bytes) -> None:
         """Sends the last reply so that it arrives even if the client is still sending."""
         self._sock.sendall(output)
-        if self._close_reason == "quit" and not self._session.mid_command:
+        if self._session.farewell is replies.BYE and not self._session.mid_command:
             return
         self._sock.shutdown(socket.SHUT_WR)
         set_timeouts(self._sock, 0.5)
@@ -148,6 +141,11 @@ class Connection:
             for _ in range(16):
                 if not self._sock.recv(RECEIVE_SIZE):
                     break
+
+    def _reason(self) -> str:
+        """Why the session ended, for the log."""
+        farewell = self._session.farewell
+        return "quit" if farewell is None or farewell is replies.BYE else farewell.text.lower()
 
     # -- time
 

@@ -87,7 +87,6 @@ class Server:
             max_per_destination=config.max_deliveries_per_destination,
         )
         self._runner.start(wake_socket)
-        front.start()
         log.info(
             "server.started",
             version=__version__,
@@ -99,6 +98,7 @@ class Server:
             pid=os.getpid(),
             processes=processes,
         )
+        front.start()
         systemd.notify(f"READY=1\nSTATUS=Serving {', '.join(config.domains)}")
         healthy = self._obey(front)
         self._stop(front)

@@ -90,7 +90,7 @@ def _why_not(endpoint: Endpoint, error: OSError) -> str:
             "use --port 2525, or give the program CAP_NET_BIND_SERVICE"
         )
     if error.errno == errno.EADDRINUSE:
-        return f"port {endpoint.port} on {endpoint.host} is in use by another program; stop it, or use --port 2525"
+        return f"port {endpoint.port} on {endpoint.host} is in use by another program; stop it, or use another --port"
     return f"cannot listen on {endpoint}: {error.strerror}"
 
 

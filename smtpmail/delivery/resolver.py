@@ -134,7 +134,8 @@ class Resolver:
         except dns.resolver.NoAnswer:
             raise RoutingError(True, "5.4.4", f"{name} has no {dns.rdatatype.to_text(kind)} record") from None
         except (dns.exception.DNSException, OSError, ValueError) as error:
-            text = " ".join(str(error).split())
+            # The library tells it again for each server and each try.
+            text = " ".join(str(error).partition(";")[0].split()).removesuffix(".")
             raise RoutingError(False, "4.4.3", f"DNS does not answer for {name}: {text}") from None
 
     def _resolver(self) -> dns.resolver.Resolver:

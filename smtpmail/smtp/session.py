@@ -160,6 +160,8 @@ class Session:
         self._refused = 0
         self._idle_commands = 0
         self.state = State.CONNECTED
+        self.farewell: Reply | None = None
+        """The reply that ended the dialogue."""
         self.messages = 0
         """Messages acknowledged with 250."""
         self._envelope: Envelope | None
@@ -262,6 +264,7 @@ class Session:
         self._last_chunk = False
 
     def _hang_up(self, reply: Reply) -> None:
+        self.farewell = reply
         self._send(reply)
         self._forget()
         self._enter(State.CLOSED)

@@ -50,6 +50,7 @@ def test_injected_commands_are_discarded(servers: Servers, certificate: Certific
         client.expect("NOOP", 250)
         client.begin()
         assert client.data(b"x\r\n").code == 250
+    server.wait_event("message.received")
     assert [e["sender"] for e in server.events_named("message.received")] == ["alice@example.org"]
 
 

@@ -176,8 +176,9 @@ def test_nothing_is_taken_from_before_the_handshake(certificates: Certificates) 
     injected = say(b"220 go\r\n250-evil\r\n250 AUTH PLAIN\r\n")
     with FaultServer({"STARTTLS": injected}, tls=certificates.trusted) as server:
         (outcome,) = deliver(target(server)).values()
-    assert outcome.state == DEFERRED
-    assert server.messages == []
+    # Told on another connection, and in clear text: what was sent ahead plays no part.
+    assert outcome.state == DELIVERED and outcome.tls is None
+    assert [message.tls for message in server.accepted] == [False]
 
 
 @pytest.mark.parametrize(
