@@ -7,7 +7,7 @@ PORT := 2525
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup lint test-unit test-protocol test-network test-hosts test-vagrant clean
+.PHONY: help run test setup lint test-unit test-protocol test-network test-hosts test-vagrant bench clean
 
 help:  ## What can be made
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -49,6 +49,9 @@ test-hosts: $(VENV)/tests-installed  ## Hosts with systemd, set up by the Ansibl
 
 test-vagrant: $(VENV)/tests-installed  ## Virtual machines by `vagrant up`; not a part of `make test`
 	$(call run-suite,tests/vagrant)
+
+bench: setup  ## Speed side by side with Postfix, in the same run (about ten minutes on a quiet machine)
+	$(BIN)/python -m tests.bench
 
 $(BIN)/smtpmail: pyproject.toml
 	tests/setup venv $(VENV) .

@@ -67,9 +67,6 @@ def header_of(message: bytes) -> bytes:
     return message if end < 0 else message[: end + 1]
 
 
-_SAID = re.compile(r"[2-5]\d\d[ -]")
-"""How the reply of a server begins; anything else is our own word."""
-
 _SUBJECTS = {
     Kind.FAILURE: "Your message could not be delivered",
     Kind.DELAY: "Your message is delayed",
@@ -189,7 +186,7 @@ def _for_programs(
         }[kind]
         block.append(f"Action: {action}")
         block.append(f"Status: {fate.status}")
-        if fate.mx and (kind is Kind.SUCCESS or _SAID.match(fate.reply)):
+        if fate.mx and (kind is Kind.SUCCESS or _REPLY.match(fate.reply)):
             block.append(f"Remote-MTA: dns; {_plain(fate.mx)}")
         if _REPLY.match(fate.reply):
             block.append(f"Diagnostic-Code: smtp; {_plain(fate.reply)}")
