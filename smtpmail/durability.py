@@ -163,8 +163,9 @@ def sync_files(files: Sequence[NewFile]) -> list[OSError | None]:
         first, *others = {os.fstat(file.fd).st_dev for file in files}
         if not others and _syncfs_works(first, files[0].fd) and _libc.syncfs(files[0].fd) == 0:
             return [None] * len(files)
-    for file in files:
-        start_writing(file.fd)
+    if len(files) > 1:
+        for file in files:
+            start_writing(file.fd)
     return [_fsync(file.fd) for file in files]
 
 
