@@ -174,7 +174,9 @@ class Connection:
         """Seconds that the message under way may still take."""
         if self._under_way is None:
             return self._timeout
-        allowed = TRANSACTION_TIMEOUTS * self._timeout + self._under_way_octets / MIN_RATE
+        # What comes beyond the size that is taken buys no more time.
+        octets = min(self._under_way_octets, 2 * self._session.max_size)
+        allowed = TRANSACTION_TIMEOUTS * self._timeout + octets / MIN_RATE
         return self._under_way_since + allowed - time.monotonic()
 
     def _set_wait(self, seconds: float) -> None:

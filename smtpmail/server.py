@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import resource
 import signal
 import socket
 import threading
@@ -49,6 +50,9 @@ class Server:
         config = self._config
         processes = config.processes
         os.umask(0o077)
+        # A connection, a message, a mailbox: each needs descriptors; the usual soft limit of 1024 is for select(2).
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         # Before there are threads and children: in all of them, signals wait until they are asked for.
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         sockets = open_sockets(config)
@@ -213,7 +217,9 @@ def _wait_a_moment() -> bool:
 
 def _settle(processors: Sequence[int], number: int) -> None:
     """Gives a process a processor of its own: its threads take turns anyway, and moving about costs them dearly."""
-    os.sched_setaffinity(0, {processors[number % len(processors)]})
+    # A sandbox may forbid it: then the kernel decides.
+    with contextlib.suppress(OSError):
+        os.sched_setaffinity(0, {processors[number % len(processors)]})
 
 
 def bouncer(config: Config, announce: Callable[[Item], None]) -> Bouncer:

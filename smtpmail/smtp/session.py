@@ -237,6 +237,11 @@ class Session:
         return self._envelope or (State.CHUNK if self.state is State.CHUNK else None)
 
     @property
+    def max_size(self) -> int:
+        """Octets of a message, at most."""
+        return self._limits.max_size
+
+    @property
     def awaits_content(self) -> bool:
         """Whether what comes next is content; otherwise it is a command."""
         return self.state in (State.DATA, State.CHUNK)
