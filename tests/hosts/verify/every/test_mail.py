@@ -34,7 +34,8 @@ def test_account_reads_flags_and_deletes_its_mail(mail: Host, remote: Host) -> N
     # mutt opens the folder, finds the message by its subject, shows it.
     keys = f"<limit>~s {subject}<enter><pipe-message>cat >/home/bob/shown<enter><quit>"
     # A terminal without a size is none to newer ncurses.
-    mutt = f"stty rows 24 cols 80; mutt -n -R -f {SPOOL}/bob -e 'set quit=yes wait_key=no pipe_decode=yes' -e 'push \"{keys}\"'"
+    settings = "set quit=yes wait_key=no pipe_decode=yes"
+    mutt = f"stty rows 24 cols 80; mutt -n -R -f {SPOOL}/bob -e '{settings}' -e 'push \"{keys}\"'"
     mail.check_output("runuser -u bob -- env TERM=xterm HOME=/home/bob script --quiet --command %s /dev/null", mutt)
     assert "Hello from afar." in mail.file("/home/bob/shown").content_string
     mail.check_output("runuser -u bob -- sh -c 'echo \\\\Seen >%s.status && rm %s %s.status'", path, path, path)
