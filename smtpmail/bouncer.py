@@ -5,17 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from email.utils import formatdate
+from typing import TypeVar
 
 from smtpmail.content import Content
 from smtpmail.delivery import dsn
 from smtpmail.delivery.dsn import Fate, Kind, Original
-from smtpmail.durability import commit
+from smtpmail.durability import Draft, commit
 from smtpmail.envelope import Envelope, Recipient, new_id
 from smtpmail.log import log
 from smtpmail.mailbox import Copy, Spool
 from smtpmail.queue.store import Item, QueuedRecipient, QueueStore
 from smtpmail.routing import Local, Refused, Route
 from smtpmail.smtp.grammar import Address, AddressSyntaxError, parse_address
+
+D = TypeVar("D", bound=Draft)
 
 
 class Bouncer:
@@ -83,16 +86,7 @@ class Bouncer:
     def _store_locally(self, text: bytes, address: Address, user: str, id_: str) -> None:
         header = f"Return-Path: <>\nDelivered-To: {address}\n{self._received(id_)}".encode()
         copy = Copy(user, header)
-        content = self._spool.content(copy)
-        try:
-            content.write(text)
-            (draft,) = self._spool.prepare(content, [copy])
-            try:
-                commit([draft])
-            finally:
-                draft.close()
-        finally:
-            content.close()
+        (draft,) = _commit(self._spool.content(copy), text, lambda content: self._spool.prepare(content, [copy]))
         log.info("message.stored", id=id_, user=draft.user, number=draft.number)
 
     def _enqueue(self, text: bytes, original: Original, id_: str, *, requiretls: bool) -> None:
@@ -108,18 +102,23 @@ class Bouncer:
             requiretls=requiretls,
             bounce_of=original.id,
         )
-        content: Content = self._store.content()
-        try:
-            content.write(text)
-            draft = self._store.prepare(content, item, header)
-            try:
-                commit([draft])
-            finally:
-                draft.close()
-        finally:
-            content.close()
+        _commit(self._store.content(), text, lambda content: [self._store.prepare(content, item, header)])
         log.info("message.queued", id=id_, recipients=[original.sender])
         self._announce(item)
 
     def _received(self, id_: str) -> str:
         return f"Received: by {self._hostname} id {id_};\n\t{formatdate(time.time(), localtime=True)}\n"
+
+
+def _commit(content: Content, text: bytes, prepare: Callable[[Content], Sequence[D]]) -> Sequence[D]:
+    """Makes a text durable where `prepare` puts it. Raises OSError."""
+    drafts: Sequence[D] = ()
+    try:
+        content.write(text)
+        drafts = prepare(content)
+        commit(drafts)
+    finally:
+        for draft in drafts:
+            draft.close()
+        content.close()
+    return drafts
