@@ -139,6 +139,7 @@ class Streams:
             # Several at once: one copy stays here, one leaves.
             senders.append(
                 subprocess.Popen(
+<<<<<<< HEAD
                     [
                         sys.executable,
                         HERE / "stream.py",
@@ -151,6 +152,12 @@ class Streams:
                     stdout=subprocess.PIPE,
                     text=True,
                 )
+=======
+                    [sys.executable, HERE / "stream.py", "127.0.0.1", str(port), "bob@dom.fr",
+                     "anna@dom.fr", "alice@example.net"],
+                    stdout=subprocess.PIPE, text=True,
+                )  # fmt: skip
+>>>>>>> 5c0de3d (vagrant up: the test network as two real machines, a box from packages, power cuts)
             )
             try:
                 yield senders
