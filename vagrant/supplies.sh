@@ -11,11 +11,7 @@ store=/srv/packages
 packages="
     python3-venv acl openssl nftables
     postfix bind9 bind9-dnsutils
-<<<<<<< HEAD
-    mutt swaks libnet-ssleay-perl libio-socket-inet6-perl
-=======
     mutt swaks libnet-ssleay-perl libio-socket-inet6-perl netbase
->>>>>>> 5c0de3d (vagrant up: the test network as two real machines, a box from packages, power cuts)
 "
 
 [ ! -e "$root$store/Packages" ] || exit 0

@@ -15,11 +15,7 @@ STATUS = b"\\Recent\n"
 
 def survey(folder: str) -> tuple[list[str], list[str]]:
     tokens, odd = [], []
-<<<<<<< HEAD
-    names = set(os.listdir(folder)) - {".lock"}
-=======
     names = {name for name in os.listdir(folder) if not name.startswith(".")}
->>>>>>> 5c0de3d (vagrant up: the test network as two real machines, a box from packages, power cuts)
     for name in sorted(names):
         path = os.path.join(folder, name)
         with open(path, "rb") as file:

@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -105,6 +106,12 @@ def power_on() -> None:
     eventually(lambda: serves(MAIL), BOOT, "the mail server did not come back")
 
 
+def accepts(port: int) -> bool:
+    """Whether somebody listens on this port here."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @contextlib.contextmanager
 def tunnel() -> Iterator[int]:
     """A port of this machine that is the loopback listener of `mail`: how a person sends from afar."""
@@ -112,6 +119,7 @@ def tunnel() -> Iterator[int]:
         [*MAIL.ssh, "-N", "-o", "ExitOnForwardFailure=yes", "-L", f"127.0.0.1:{TUNNEL_PORT}:localhost:25", MAIL.name]
     )
     try:
+        eventually(lambda: accepts(TUNNEL_PORT), 60, "ssh did not open the tunnel")
         yield TUNNEL_PORT
     finally:
         ssh.kill()
@@ -137,28 +145,9 @@ class Streams:
                 sender.stdin.write(STREAM)
                 sender.stdin.close()
             # Several at once: one copy stays here, one leaves.
-            senders.append(
-                subprocess.Popen(
-<<<<<<< HEAD
-                    [
-                        sys.executable,
-                        HERE / "stream.py",
-                        "127.0.0.1",
-                        str(port),
-                        "bob@dom.fr",
-                        "anna@dom.fr",
-                        "alice@example.net",
-                    ],
-                    stdout=subprocess.PIPE,
-                    text=True,
-                )
-=======
-                    [sys.executable, HERE / "stream.py", "127.0.0.1", str(port), "bob@dom.fr",
-                     "anna@dom.fr", "alice@example.net"],
-                    stdout=subprocess.PIPE, text=True,
-                )  # fmt: skip
->>>>>>> 5c0de3d (vagrant up: the test network as two real machines, a box from packages, power cuts)
-            )
+            here = [sys.executable, str(HERE / "stream.py"), "127.0.0.1", str(port)]
+            here += ["bob@dom.fr", "anna@dom.fr", "alice@example.net"]
+            senders.append(subprocess.Popen(here, stdout=subprocess.PIPE, text=True))
             try:
                 yield senders
             finally:
