@@ -15,7 +15,8 @@ STATUS = b"\\Recent\n"
 
 def survey(folder: str) -> tuple[list[str], list[str]]:
     tokens, odd = [], []
-    names = {name for name in os.listdir(folder) if not name.startswith(".")}
+    # A folder comes with its first message.
+    names = {name for name in os.listdir(folder) if not name.startswith(".")} if os.path.isdir(folder) else set()
     for name in sorted(names):
         path = os.path.join(folder, name)
         with open(path, "rb") as file:
