@@ -37,8 +37,8 @@ DELIVERY = 180.0
 
 # What any program may lose: it never flushes. Its count is seen on the outside as it writes it.
 CARELESS = """
-import time
-with open('/var/tmp/careless', 'w') as file:
+import sys, time
+with open(sys.argv[1], 'w') as file:
     for count in range(100_000):
         file.write(f'{count}\\n')
         file.flush()
@@ -188,15 +188,16 @@ def streams() -> Streams:
 @pytest.mark.parametrize("seconds", CUTS_AFTER)
 def test_power_cut_in_a_stream_of_mail(streams: Streams, seconds: float) -> None:
     eventually(lambda: serves(MAIL), BOOT, "the mail server does not answer")
+    unflushed = f"/var/tmp/careless-{seconds}"
     with streams.running():
-        careless = Sender(MAIL.popen("python3 -"), CARELESS)
+        careless = Sender(MAIL.popen(f"python3 - {unflushed}"), CARELESS)
         eventually(lambda: bool(careless.accepted), 60, "the careless program does not write")
         time.sleep(seconds)
         cut_the_power()
     careless.stop()
     power_on()
 
-    kept = MAIL.run("sh -c 'cat /var/tmp/careless 2>/dev/null || true'").split()
+    kept = MAIL.run(f"sh -c 'cat {unflushed} 2>/dev/null || true'").split()
     assert len(kept) < len(careless.accepted), "not a power cut: what was never flushed is still there"
     assert "recovery complete" in MAIL.run("dmesg"), "not a power cut: the file system had been put away"
 
