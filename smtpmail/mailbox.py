@@ -28,7 +28,6 @@ STATUS_OF_NEW = b"\\Recent\n"
 LOCK_PATIENCE = 60.0
 """Seconds to wait for another program that holds the lock of a mailbox."""
 
-
 STOCK_SECONDS = 1.0
 """So often the folder is looked at again, whether what is in stock still fits it."""
 
