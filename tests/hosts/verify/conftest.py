@@ -57,7 +57,13 @@ def deploy(playbook: str = "deploy.yml", **variables: object) -> subprocess.Comp
         text=True,
         timeout=400,
         check=False,
-        env={**os.environ, "ANSIBLE_PIPELINING": "1", "ANSIBLE_NOCOLOR": "1", "ANSIBLE_CALLBACK_RESULT_FORMAT": "yaml"},
+        env={
+            **os.environ,
+            "ANSIBLE_PIPELINING": "1",
+            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_FORCE_COLOR": "0",
+            "ANSIBLE_CALLBACK_RESULT_FORMAT": "yaml",
+        },
     )
 
 
