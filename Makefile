@@ -1,5 +1,5 @@
 # make run     the server from a fresh checkout, on port 2525 with its spool in ./spool
-# make test    all tests, installing what they need (root on Debian; by hand, what is missing is skipped and said)
+# make test    all tests of the program, installing what they need (root on Debian; by hand, what is missing is skipped and said)
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,8 +18,9 @@ run: $(BIN)/smtpmail  ## Serve dom.fr on port 2525 with the spool in ./spool
 	@echo 'It will lie in spool/bob/1, its state in spool/bob/1.status.   Ctrl-C stops the server.'
 	@exec $(BIN)/smtpmail --spool ./spool -s dom.fr --port $(PORT)
 
-# The slowest come last. The suites of network and hosts have needs of their own and install them themselves.
-test: setup lint test-unit test-protocol test-network test-hosts  ## All tests
+# The slowest come last. The suite of the network has needs of its own and installs them itself; so do those of hosts and
+# of virtual machines, which are not a part of this yet: see docs/deploy.md and vagrant/README.md.
+test: setup lint test-unit test-protocol test-network  ## All tests of the program
 
 setup: $(VENV)/tests-installed
 	tests/setup packages
@@ -44,7 +45,7 @@ endef
 test-network: $(VENV)/tests-installed  ## Networks of namespaces, with other mail servers
 	$(call run-suite,tests/network)
 
-test-hosts: $(VENV)/tests-installed  ## Hosts with systemd, set up by the Ansible role
+test-hosts: $(VENV)/tests-installed  ## Hosts with systemd, set up by the Ansible role; not a part of `make test` yet
 	$(call run-suite,tests/hosts)
 
 test-vagrant: $(VENV)/tests-installed  ## Virtual machines by `vagrant up`; not a part of `make test`

@@ -82,7 +82,7 @@ def test_bad_input_stops_the_play_with_one_message_and_the_server_runs_on(mail: 
         variables = {**variables, "smtpmail_addresses": ["192.0.2.10", "2001:db8::10", "192.0.2.11"]}
     result = deploy(**variables)
     assert result.returncode != 0
-    assert re.search(message, the_error(result.stdout)), the_error(result.stdout)
+    assert re.search(message, the_error(result.stdout + result.stderr)), the_error(result.stdout + result.stderr)
     assert "AAAAAAAA" not in result.stdout + result.stderr
     assert main_pid(mail) == before
     assert mail.check_output("sha256sum /etc/smtpmail/smtpmail.toml /etc/smtpmail/users") == configuration
@@ -153,7 +153,7 @@ def test_another_mail_server_is_replaced_only_when_told(mail: Host) -> None:
     result = deploy()
     assert result.returncode != 0
     message = r"Port 25 of mail is held by master \(postfix@-\.service\)\. Stop it, or set smtpmail_replace_mta"
-    assert re.search(message, the_error(result.stdout))
+    assert re.search(message, the_error(result.stdout + result.stderr))
     assert mail.service("postfix@-").is_running
     deployed(smtpmail_replace_mta=True)
     assert not mail.service("postfix@-").is_running
