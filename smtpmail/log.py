@@ -12,8 +12,6 @@ from typing import Any
 
 import structlog
 
-LEVELS = ("debug", "info", "warning", "error")
-
 _encode = json.JSONEncoder(ensure_ascii=True, default=str).encode
 
 
