@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import time
@@ -48,12 +49,11 @@ def hosts(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def deploy(playbook: str = "deploy.yml", **variables: object) -> subprocess.CompletedProcess[str]:
-    """Runs a playbook as an operator does, with variables of its own."""
-    import json
-
+    """Runs a playbook as an operator does, with variables of its own; what it prints is in `stdout`, errors too."""
     return subprocess.run(
         ["ansible-playbook", "-i", INVENTORY, CHECKOUT / "ansible" / playbook, "--extra-vars", json.dumps(variables)],
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         timeout=400,
         check=False,

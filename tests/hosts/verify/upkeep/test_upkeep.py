@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -82,8 +85,9 @@ def test_bad_input_stops_the_play_with_one_message_and_the_server_runs_on(mail: 
         variables = {**variables, "smtpmail_addresses": ["192.0.2.10", "2001:db8::10", "192.0.2.11"]}
     result = deploy(**variables)
     assert result.returncode != 0
-    assert re.search(message, the_error(result.stdout + result.stderr)), the_error(result.stdout + result.stderr)
-    assert "AAAAAAAA" not in result.stdout + result.stderr
+    error = the_error(result.stdout)
+    assert re.search(message, error), error
+    assert "AAAAAAAA" not in result.stdout
     assert main_pid(mail) == before
     assert mail.check_output("sha256sum /etc/smtpmail/smtpmail.toml /etc/smtpmail/users") == configuration
     assert mail.run("swaks --server 127.0.0.1 --quit-after EHLO").rc == 0
@@ -135,6 +139,54 @@ def test_upgrade_and_return_lose_nothing(mail: Host, remote: Host) -> None:
         the_message(remote, "/home/carol/Maildir/new", subject)
 
 
+def revision(version: str) -> str:
+    """A commit like HEAD, of that version; on no branch."""
+
+    def git(*arguments: str, given: str | None = None, **environment: str) -> str:
+        return subprocess.run(
+            ["git", "-C", CHECKOUT, "-c", "user.name=test", "-c", "user.email=test@example.net", *arguments],
+            input=given, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, **environment},
+        ).stdout.strip()  # fmt: skip
+
+    changed = git("hash-object", "-w", "--stdin", given=f'__version__ = "{version}"\n')
+    with tempfile.TemporaryDirectory() as folder:
+        index = {"GIT_INDEX_FILE": f"{folder}/index"}
+        git("read-tree", "HEAD", **index)
+        git("update-index", "--cacheinfo", f"100644,{changed},smtpmail/__init__.py", **index)
+        tree = git("write-tree", **index)
+    return git("commit-tree", tree, "-p", "HEAD", "-m", f"Version {version}")
+
+
+def test_given_version_and_certificate_without_the_network(mail: Host, remote: Host, tmp_path: Path) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-days", "30",
+         "-subj", "/CN=given", "-addext", "subjectAltName=DNS:mail.dom.fr", "-keyout", key, "-out", cert],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    greets = "swaks --server %s --quit-after BANNER"
+    deployed(
+        smtpmail_wheelhouse="",
+        smtpmail_version=revision("0.0.2"),
+        smtpmail_tls="given",
+        smtpmail_tls_cert=str(cert),
+        smtpmail_tls_key=str(key),
+        smtpmail_network=False,
+    )
+    assert release(mail) == "0.0.2"
+    shown = mail.check_output(
+        "openssl s_client -connect 127.0.0.1:25 -starttls smtp </dev/null 2>/dev/null | openssl x509 -noout -subject"
+    )
+    assert shown.endswith("given")
+    assert mail.run(greets, "127.0.0.1").rc == 0
+    assert not mail.service("smtpmail.socket").is_enabled
+    assert remote.run(greets, "192.0.2.10").rc != 0
+
+    deployed()
+    assert release(mail) != "0.0.2"
+    assert remote.run(greets, "192.0.2.10").rc == 0
+
+
 def test_version_that_does_not_start_is_taken_back(mail: Host) -> None:
     new = release(mail)
     result = deploy(smtpmail_wheelhouse=str(WHEELHOUSES / "broken"), smtpmail_settings={"max-size": "20M"})
@@ -153,7 +205,7 @@ def test_another_mail_server_is_replaced_only_when_told(mail: Host) -> None:
     result = deploy()
     assert result.returncode != 0
     message = r"Port 25 of mail is held by master \(postfix@-\.service\)\. Stop it, or set smtpmail_replace_mta"
-    assert re.search(message, the_error(result.stdout + result.stderr))
+    assert re.search(message, the_error(result.stdout))
     assert mail.service("postfix@-").is_running
     deployed(smtpmail_replace_mta=True)
     assert not mail.service("postfix@-").is_running
