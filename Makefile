@@ -18,9 +18,8 @@ run: $(BIN)/smtpmail  ## Serve dom.fr on port 2525 with the spool in ./spool
 	@echo 'It will lie in spool/bob/1, its state in spool/bob/1.status.   Ctrl-C stops the server.'
 	@exec $(BIN)/smtpmail --spool ./spool -s dom.fr --port $(PORT)
 
-# The slowest come last. The suite of the network has needs of its own and installs them itself; so do those of hosts and
-# of virtual machines, which are not a part of this yet: see docs/deploy.md and vagrant/README.md.
-test: setup lint test-unit test-protocol test-network  ## All tests of the program
+# The slowest come last. The suites of the network and of hosts have needs of their own and install them themselves.
+test: setup lint test-unit test-protocol test-network test-hosts  ## All tests of the program and its deployment
 
 setup: $(VENV)/tests-installed
 	tests/setup packages
@@ -36,20 +35,14 @@ test-unit: $(VENV)/tests-installed  ## The parts, without processes
 test-protocol: $(VENV)/tests-installed  ## The real program, and programs that others wrote
 	$(PYTEST) tests/protocol
 
-# A suite that is not there yet says so; one that is there must pass.
-define run-suite
-	@if [ -x $(1)/run ]; then echo '$(1)/run'; PATH="$(CURDIR)/$(BIN):$$PATH" $(1)/run; \
-	else echo '$(1)/run: not there'; fi
-endef
-
 test-network: $(VENV)/tests-installed  ## Networks of namespaces, with other mail servers
-	$(call run-suite,tests/network)
+	PATH="$(CURDIR)/$(BIN):$$PATH" tests/network/run
 
-test-hosts: $(VENV)/tests-installed  ## Hosts with systemd, set up by the Ansible role; not a part of `make test` yet
-	$(call run-suite,tests/hosts)
+test-hosts: $(VENV)/tests-installed  ## Hosts with systemd, set up by the Ansible role
+	tests/hosts/run
 
-test-vagrant: $(VENV)/tests-installed  ## Virtual machines by `vagrant up`; not a part of `make test`
-	$(call run-suite,tests/vagrant)
+test-vagrant:  ## Virtual machines by `vagrant up`, and power cuts; not a part of `make test`
+	tests/vagrant/run
 
 bench: setup  ## Speed side by side with Postfix, in the same run (about ten minutes on a quiet machine)
 	$(BIN)/python -m tests.bench

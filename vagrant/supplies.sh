@@ -36,3 +36,8 @@ rm -rf "$root"/etc/apt/sources.list "$root"/etc/apt/sources.list.d/* "$root"/var
 echo "deb [trusted=yes] file:$store ./" >"$root/etc/apt/sources.list"
 in_root apt-get update --quiet=2
 in_root apt-get clean
+
+# Boxes of the catalogue may bring the services of shared folders, which no mail server has: its firewall would ask why.
+if [ -z "$root" ]; then
+    systemctl --quiet disable --now rpcbind.socket rpcbind.service 2>/dev/null || true
+fi

@@ -37,12 +37,6 @@ def remote() -> Host:
     return get_host("remote")
 
 
-@pytest.fixture(scope="session")
-def bridge() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs a command of this machine as a third host of the test network."""
-    return lambda *command: hosts("net", "bridge", *command)
-
-
 def hosts(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Calls the script that holds the hosts."""
     return subprocess.run([HERE.parent / "hosts", *arguments], capture_output=True, text=True, timeout=120, check=False)

@@ -160,8 +160,9 @@ def revision(version: str) -> str:
 def test_given_version_and_certificate_without_the_network(mail: Host, remote: Host, tmp_path: Path) -> None:
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-days", "30",
-         "-subj", "/CN=given", "-addext", "subjectAltName=DNS:mail.dom.fr", "-keyout", key, "-out", cert],
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc",
+         "-days", "30", "-subj", "/CN=given", "-addext", "subjectAltName=DNS:mail.dom.fr",
+         "-keyout", key, "-out", cert],
         check=True, capture_output=True,
     )  # fmt: skip
     greets = "swaks --server %s --quit-after BANNER"
