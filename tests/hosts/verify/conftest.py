@@ -21,6 +21,11 @@ INVENTORY = Path(os.environ.get("SMTPMAIL_INVENTORY", HERE.parent / "inventory")
 SPOOL = "/var/spool/mail"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What holds of a host as it was made comes before its upkeep."""
+    items.sort(key=lambda item: item.path.parent.name == "upkeep")
+
+
 def get_host(name: str) -> Host:
     return testinfra.get_host(f"ansible://{name}", ansible_inventory=str(INVENTORY))
 
