@@ -89,24 +89,39 @@ class Publisher:
     def wait(self, records: Sequence[Record], seconds: float) -> None:
         """Returns when every authoritative server answers with the records. Raises UpdateFailed after `seconds`."""
         end = time.monotonic() + seconds
-        while missing := self._missing(records):
+        while missing := self._look(records):
             if time.monotonic() > end:
                 raise UpdateFailed(f"after {seconds:g} s {missing}; secondary servers may need longer: look at them")
             time.sleep(PAUSE)
+
+    def _look(self, records: Sequence[Record]) -> str:
+        try:
+            return self._missing(records)
+        except LookupFailed as error:
+            return str(error)
 
     def _missing(self, records: Sequence[Record]) -> str:
         """What the first server that lacks a record lacks, '' when none does."""
         for record in records:
             zone = zone_of(record.name, self._resolver)
             for nameserver in self._lookup(zone, "NS"):
-                for address in addresses(nameserver, self._lookup):
-                    try:
-                        values = ask(ipaddress.ip_address(address), record.name, record.type)
-                    except LookupFailed as error:
-                        return str(error)
-                    if merge(record, values) is not None:
-                        return f"{nameserver} ({address}) does not have {record.name} {record.type} {record.value}"
+                address, values = self._ask_one_of(addresses(nameserver, self._lookup), record.name, record.type)
+                if merge(record, values) is not None:
+                    return f"{nameserver} ({address}) does not have {record.name} {record.type} {record.value}"
         return ""
+
+    def _ask_one_of(self, servers: Sequence[str], name: str, kind: str) -> tuple[Address, list[str]]:
+        """The first of a name server's addresses that answers, and what it has: a host without IPv6 reaches but some.
+
+        Raises LookupFailed when none answers.
+        """
+        failure = LookupFailed(f"a name server that should have {name} has no address")
+        for server in map(ipaddress.ip_address, servers):
+            try:
+                return server, ask(server, name, kind)
+            except LookupFailed as error:
+                failure = error
+        raise failure
 
     def _primary(self, zone: str) -> Address:
         name = self._server
@@ -121,7 +136,7 @@ class Publisher:
             found = addresses(name, self._lookup)
         if not found:
             raise LookupFailed(f"{name}, the primary server of {zone}, has no address; give --server ADDRESS")
-        return ipaddress.ip_address(found[0])
+        return self._ask_one_of(found, zone, "SOA")[0]
 
     def _send(self, zone: str, primary: Address, changes: Sequence[Change]) -> None:
         update = dns.update.UpdateMessage(zone, keyring={dns.name.from_text(self._key.name): self._tsig_key()})

@@ -6,10 +6,11 @@ import ipaddress
 import json
 from collections.abc import Callable
 
+import dns.resolver
 import pytest
 from click.testing import CliRunner
 
-from smtpmail.admin import spf
+from smtpmail.admin import dns_update, spf
 from smtpmail.admin.dns_check import MailHost, findings
 from smtpmail.admin.dns_lookup import LookupFailed
 from smtpmail.admin.dns_records import Change, Record, merge, needed, quoted
@@ -254,3 +255,30 @@ def test_a_resolver_that_fails_is_a_finding() -> None:
     assert {(finding.level, finding.check) for finding in found} == {
         ("error", "mx"), ("error", "address"), ("error", "reverse"), ("error", "spf"),
     }  # fmt: skip
+
+
+def test_a_name_server_counts_by_the_first_of_its_addresses_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host without a route over IPv6 publishes and waits all the same."""
+    has = {"AAAA": ["2001:db8::1"]}
+
+    def reached(server: ipaddress.IPv4Address | ipaddress.IPv6Address, name: str, kind: str) -> list[str]:
+        if server.version == 4:
+            raise LookupFailed(f"{server} does not answer for {name}: No route to host")
+        return has.get(kind, [])
+
+    monkeypatch.setattr(dns_update, "ask", reached)
+    monkeypatch.setattr(dns_update, "zone_of", lambda name, resolver: "dom.fr.")
+    monkeypatch.setattr(dns_update, "PAUSE", 0)
+    publisher = dns_update.Publisher(dns.resolver.Resolver(configure=False), Key("k", "hmac-sha256", b"secret"))
+    zone = {
+        ("dom.fr.", "NS"): ["ns.dom.fr."],
+        ("ns.dom.fr.", "A"): ["192.0.2.53"],
+        ("ns.dom.fr.", "AAAA"): ["2001:db8::53"],
+    }
+    monkeypatch.setattr(publisher, "_lookup", table(zone))
+    publisher.wait([Record("mail.dom.fr.", "AAAA", "2001:db8::1", "")], 0)
+    with pytest.raises(UpdateFailed, match=r"ns\.dom\.fr\. \(2001:db8::53\) does not have mail\.dom\.fr\. A"):
+        publisher.wait([Record("mail.dom.fr.", "A", "192.0.2.1", "")], 0)
+    del zone[("ns.dom.fr.", "AAAA")]
+    with pytest.raises(UpdateFailed, match=r"192\.0\.2\.53 does not answer"):
+        publisher.wait([Record("mail.dom.fr.", "AAAA", "2001:db8::1", "")], 0)
