@@ -158,13 +158,22 @@ def revision(version: str) -> str:
 
 
 def test_given_version_and_certificate_without_the_network(mail: Host, remote: Host, tmp_path: Path) -> None:
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    cert, key, other_key = tmp_path / "cert.pem", tmp_path / "key.pem", tmp_path / "other.pem"
+    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", other_key], check=True)
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc",
          "-days", "30", "-subj", "/CN=given", "-addext", "subjectAltName=DNS:mail.dom.fr",
          "-keyout", key, "-out", cert],
         check=True, capture_output=True,
     )  # fmt: skip
+    # The key of another certificate is found out before it replaces the one that works.
+    before = mail.check_output("sha256sum /etc/smtpmail/tls/cert.pem /etc/smtpmail/tls/key.pem")
+    result = deploy(smtpmail_tls="given", smtpmail_tls_cert=str(cert), smtpmail_tls_key=str(other_key))
+    assert re.search(
+        r"other\.pem .*cannot be used: .*KEY_VALUES_MISMATCH.* nothing was changed", the_error(result.stdout)
+    )
+    assert mail.check_output("sha256sum /etc/smtpmail/tls/cert.pem /etc/smtpmail/tls/key.pem") == before
+
     greets = "swaks --server %s --quit-after BANNER"
     deployed(
         smtpmail_wheelhouse="",
@@ -175,16 +184,17 @@ def test_given_version_and_certificate_without_the_network(mail: Host, remote: H
         smtpmail_network=False,
     )
     assert release(mail) == "0.0.2"
-    shown = mail.check_output(
+    shown = (
         "openssl s_client -connect 127.0.0.1:25 -starttls smtp </dev/null 2>/dev/null | openssl x509 -noout -subject"
     )
-    assert shown.endswith("given")
+    assert mail.check_output(shown).endswith("given")
     assert mail.run(greets, "127.0.0.1").rc == 0
     assert not mail.service("smtpmail.socket").is_enabled
     assert remote.run(greets, "192.0.2.10").rc != 0
 
     deployed()
     assert release(mail) != "0.0.2"
+    assert mail.check_output(shown).endswith("given"), "a self-signed one is as good as another"
     assert remote.run(greets, "192.0.2.10").rc == 0
 
 

@@ -64,18 +64,24 @@ def open_for_a_moment(mail: Host) -> bool:
 
 
 def test_certificate_comes_and_is_renewed_without_dropping_a_session(mail: Host, remote: Host, authority: str) -> None:
-    deployed(
-        smtpmail_tls="acme",
-        smtpmail_acme_email="bob@dom.fr",
-        smtpmail_acme_server=authority,
-        smtpmail_acme_ca_bundle="/etc/ssl/pebble.pem",
-    )
+    settings = {
+        "smtpmail_tls": "acme",
+        "smtpmail_acme_email": "bob@dom.fr",
+        "smtpmail_acme_server": authority,
+        "smtpmail_acme_ca_bundle": "/etc/ssl/pebble.pem",
+    }
+    deployed(**settings)
     first = served_certificate(remote)
     assert "Pebble" in first
     assert "DNS:mail.dom.fr" in first
     assert not open_for_a_moment(mail), "port 80 is open only while the authority looks"
     assert mail.file("/etc/smtpmail/tls/key.pem").mode == 0o640
     assert mail.service("certbot.timer").is_enabled
+    assert "REQUESTS_CA_BUNDLE=/etc/ssl/pebble.pem" in mail.check_output(
+        "systemctl show -p Environment certbot.service"
+    )
+    deployed(**settings)
+    assert served_certificate(remote) == first, "what serves is not asked for again"
 
     assert mail.check_output("REQUESTS_CA_BUNDLE=/etc/ssl/pebble.pem python3 -c %s", SESSION_OVER_RENEWAL) == "250"
     second = served_certificate(remote)

@@ -13,6 +13,8 @@ def connects(host: Host, address: str, port: int) -> bool:
 
 @pytest.fixture(scope="module")
 def firewalld(mail: Host) -> None:
+    # An operator who has ssh on another port as well is not locked out of it.
+    mail.check_output("printf 'Port 22\\nPort 2222\\n' >/etc/ssh/sshd_config.d/ports.conf && systemctl restart ssh")
     deployed(smtpmail_firewall="firewalld")
     result = hosts("reboot", "mail")
     assert result.returncode == 0, result.stderr
@@ -25,13 +27,14 @@ def firewalld(mail: Host) -> None:
 def test_mail_and_ssh_are_open_and_nothing_else(remote: Host, address: str) -> None:
     assert connects(remote, address, 25)
     assert connects(remote, address, 22)
+    assert connects(remote, address, 2222)
     assert not connects(remote, address, 2600)
 
 
 @pytest.mark.usefixtures("firewalld")
 def test_it_is_the_only_firewall_and_stays_as_it_is(mail: Host) -> None:
     assert mail.run("nft list table inet smtpmail").rc != 0
-    assert mail.check_output("firewall-cmd --permanent --list-ports") == "25/tcp"
+    assert mail.check_output("firewall-cmd --permanent --list-ports").split() == ["25/tcp", "2222/tcp"]
     again = deploy(smtpmail_firewall="auto")
     assert again.returncode == 0, again.stdout[-3000:]
     assert "changed=0" in again.stdout
