@@ -159,9 +159,10 @@ def revision(version: str) -> str:
 
 def test_given_version_and_certificate_without_the_network(mail: Host, remote: Host, tmp_path: Path) -> None:
     cert, key, other_key = tmp_path / "cert.pem", tmp_path / "key.pem", tmp_path / "other.pem"
-    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", other_key], check=True)
+    curve = ["-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    subprocess.run(["openssl", "genpkey", "-algorithm", "EC", *curve, "-out", other_key], check=True)
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc",
+        ["openssl", "req", "-x509", "-newkey", "ec", *curve, "-noenc",
          "-days", "30", "-subj", "/CN=given", "-addext", "subjectAltName=DNS:mail.dom.fr",
          "-keyout", key, "-out", cert],
         check=True, capture_output=True,
