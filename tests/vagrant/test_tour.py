@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import time
 from pathlib import Path
 
+import pexpect
 import pytest
 
 README = Path(__file__).resolve().parents[2] / "vagrant" / "README.md"
@@ -47,13 +47,10 @@ def lines_of_the_tour() -> list[str]:
 
 
 def shows(line: str) -> str:
-    """What a person sees who types the line, and `q` into what it may open."""
-    # A terminal, as a person has; its line ends are CR LF.
-    shown = subprocess.run(
-        ["script", "--quiet", "--return", "--command", f"stty rows 24 cols 80; {line}", "/dev/null"],
-        input="q", stdout=subprocess.PIPE, text=True, timeout=PATIENCE, check=False,
-    ).stdout  # fmt: skip
-    return "\n".join(text for text in shown.replace("\r", "").split("\n") if not text.startswith("Connection to "))
+    """What a person sees who types the line on a terminal, and answers mutt."""
+    answers = {r"Create it\?": "n", r"q:Quit": "q"}
+    shown = pexpect.run(line, timeout=PATIENCE, events=answers, encoding="utf-8")
+    return str(shown).replace("\r", "")
 
 
 @pytest.mark.parametrize(("line", "shown"), zip(lines_of_the_tour(), SHOWN, strict=True))
