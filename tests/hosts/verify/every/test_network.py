@@ -94,7 +94,8 @@ def test_dns_check_sees_what_is_wrong(mail: Host) -> None:
 
 
 def test_no_secret_of_dns_stays_on_the_host(mail: Host) -> None:
-    secret = "c210cG1haWwgdGVzdCBuZXR3b3JrLCBub3Qgc2VjcmV0ISE="
+    # A pattern that does not match itself: what is run through sudo stands in the journal.
+    secret = "[c]210cG1haWwgdGVzdCBuZXR3b3JrLCBub3Qgc2VjcmV0ISE="
     assert mail.run("grep -rqs %s /etc /opt /root /tmp /var/lib /var/log", secret).rc == 1
     assert mail.run("journalctl --no-pager | grep -q %s", secret).rc == 1
     assert main_pid(mail) > 0
