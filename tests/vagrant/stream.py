@@ -23,7 +23,8 @@ def message(token: str, size: int) -> bytes:
     line = f"{token} 0123456789 abcdefghijklmnopqrstuvwxyz\n"
     body = line * (size // len(line) + 1)
     digest = hashlib.sha256(body.encode()).hexdigest()
-    return f"Subject: cut-{token}\nX-Digest: {digest}\n\n{body}".encode()
+    # smtplib sends octets as they are.
+    return f"Subject: cut-{token}\nX-Digest: {digest}\n\n{body}".replace("\n", "\r\n").encode()
 
 
 def send_until_gone(address: str, port: int, sender: str, recipients: list[str]) -> None:
