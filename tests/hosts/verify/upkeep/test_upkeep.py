@@ -139,6 +139,20 @@ def test_upgrade_and_return_lose_nothing(mail: Host, remote: Host) -> None:
         the_message(remote, "/home/carol/Maildir/new", subject)
 
 
+def test_return_to_a_version_that_does_not_start_is_taken_back(mail: Host) -> None:
+    running = release(mail)
+    program = "/opt/smtpmail/previous/bin/smtpmail"
+    # It approves of the configuration, and then does not start.
+    fails = '#!/bin/sh\n[ "$1" = check ]\n'
+    mail.check_output("mv %s %s.kept && printf %%s %s >%s && chmod 755 %s", program, program, fails, program, program)
+    result = deploy("rollback.yml")
+    assert result.returncode != 0
+    assert "does not run here" in result.stdout
+    assert mail.run("swaks --server 127.0.0.1 --quit-after EHLO").rc == 0
+    assert release(mail) == running
+    mail.check_output("mv %s.kept %s", program, program)
+
+
 def revision(version: str) -> str:
     """A commit like HEAD, of that version; on no branch."""
 
