@@ -57,6 +57,20 @@ def test_restart_under_a_stream_loses_and_refuses_nothing(mail: Host, remote: Ho
     assert sorted(int(line.split()[1]) for line in numbers.splitlines()) == list(range(outcomes["accepted"]))
 
 
+def test_account_that_comes_later_reads_the_mail_of_before(mail: Host, remote: Host) -> None:
+    before, after = new_subject(), new_subject()
+    send_from_remote(remote, "erin@dom.fr", before)
+    paths = [the_message(mail, f"{SPOOL}/erin", before)]
+    mail.check_output("useradd --create-home erin")
+    deployed()
+    send_from_remote(remote, "erin@dom.fr", after)
+    paths.append(the_message(mail, f"{SPOOL}/erin", after))
+    for path in paths:
+        assert "Hello from afar." in mail.check_output("runuser -u erin -- cat %s", path)
+        mail.check_output("runuser -u erin -- sh -c 'echo \\\\Seen >%s.status'", path)
+        assert mail.run("runuser -u bob -- cat %s", path).rc != 0, "nobody else may"
+
+
 BAD_INPUT = {
     "a port that is no number": ({"smtpmail_port": "many"}, r"smtpmail_port.*many.*int"),
     "a firewall that does not exist": ({"smtpmail_firewall": "pf"}, r"smtpmail_firewall must be one of.*pf"),
