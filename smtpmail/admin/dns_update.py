@@ -89,23 +89,21 @@ class Publisher:
     def wait(self, records: Sequence[Record], seconds: float) -> None:
         """Returns when every authoritative server answers with the records. Raises UpdateFailed after `seconds`."""
         end = time.monotonic() + seconds
-        while missing := self._look(records):
+        while missing := self._missing(records):
             if time.monotonic() > end:
                 raise UpdateFailed(f"after {seconds:g} s {missing}; secondary servers may need longer: look at them")
             time.sleep(PAUSE)
-
-    def _look(self, records: Sequence[Record]) -> str:
-        try:
-            return self._missing(records)
-        except LookupFailed as error:
-            return str(error)
 
     def _missing(self, records: Sequence[Record]) -> str:
         """What the first server that lacks a record lacks, '' when none does."""
         for record in records:
             zone = zone_of(record.name, self._resolver)
             for nameserver in self._lookup(zone, "NS"):
-                address, values = self._ask_one_of(addresses(nameserver, self._lookup), record.name, record.type)
+                known = addresses(nameserver, self._lookup)
+                try:
+                    address, values = self._ask_one_of(known, record.name, record.type)
+                except LookupFailed as error:
+                    return str(error)
                 if merge(record, values) is not None:
                     return f"{nameserver} ({address}) does not have {record.name} {record.type} {record.value}"
         return ""
