@@ -7,16 +7,18 @@ from collections.abc import Callable, Sequence
 from email.utils import formatdate
 from typing import TypeVar
 
-from smtpmail.content import Content
-from smtpmail.delivery import dsn
-from smtpmail.delivery.dsn import Fate, Kind, Original
-from smtpmail.durability import Draft, commit
-from smtpmail.envelope import Envelope, Recipient, new_id
 from smtpmail.log import log
-from smtpmail.mailbox import Copy, Spool
-from smtpmail.queue.store import Item, QueuedRecipient, QueueStore
-from smtpmail.routing import Local, Refused, Route
-from smtpmail.smtp.grammar import Address, AddressSyntaxError, parse_address
+from smtpmail.mail import notification as dsn
+from smtpmail.mail.address import Address, AddressSyntaxError, parse_address
+from smtpmail.mail.envelope import Envelope, Recipient, new_id
+from smtpmail.mail.notification import Fate, Kind, Original
+from smtpmail.mail.queued import Item, QueuedRecipient
+from smtpmail.mail.route import Local, Route
+from smtpmail.spool.commit import Draft, commit
+from smtpmail.spool.content import Content
+from smtpmail.spool.mailbox import Copy, Spool
+from smtpmail.spool.queue import QueueStore
+from smtpmail.users.routing import Refused
 
 D = TypeVar("D", bound=Draft)
 
@@ -28,7 +30,7 @@ class Bouncer:
         self,
         spool: Spool,
         store: QueueStore,
-        route: Callable[[Address], Route],
+        route: Callable[[Address], Route | Refused],
         hostname: str,
         announce: Callable[[Item], None],
     ) -> None:

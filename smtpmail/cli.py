@@ -1,4 +1,4 @@
-"""The command line: the options come from config.py, the sub-commands from admin/."""
+"""The command line: the options come from settings/, the sub-commands from admin/."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any, NoReturn
 
 import click
 
-from smtpmail import __version__, config
-from smtpmail.config import Config, ConfigError
+from smtpmail import __version__
+from smtpmail.settings import config
+from smtpmail.settings.config import Config
+from smtpmail.settings.values import ConfigError
 
 EPILOG = """
 Examples:

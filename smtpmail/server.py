@@ -19,19 +19,22 @@ from functools import cached_property
 
 from smtpmail import __version__, systemd
 from smtpmail.bouncer import Bouncer
-from smtpmail.config import Config
-from smtpmail.delivery.client import Credentials, Timeouts
-from smtpmail.delivery.courier import Courier, Resolver
-from smtpmail.delivery.target import Target
-from smtpmail.front import STOP_SECONDS, Front
-from smtpmail.listener import STACK_SIZE, Admission, SharedCounts
+from smtpmail.inbound.admission import Admission, SharedCounts
+from smtpmail.inbound.front import STOP_SECONDS, Front
+from smtpmail.inbound.sockets import open_sockets
+from smtpmail.inbound.workers import STACK_SIZE
 from smtpmail.log import log
-from smtpmail.mailbox import Spool
+from smtpmail.mail.queued import Item
 from smtpmail.network import IPAddress, is_own_address
-from smtpmail.queue.runner import Runner
-from smtpmail.queue.store import Item, QueueStore
-from smtpmail.routing import Router, Users
-from smtpmail.sockets import open_sockets
+from smtpmail.outbound.client import Credentials, Timeouts
+from smtpmail.outbound.courier import Courier, Resolver
+from smtpmail.outbound.runner import Runner
+from smtpmail.outbound.target import Target
+from smtpmail.settings.config import Config
+from smtpmail.spool.mailbox import Spool
+from smtpmail.spool.queue import QueueStore
+from smtpmail.users.routing import Router
+from smtpmail.users.users import Users
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 """Those that `_next_signal` returns."""
@@ -238,7 +241,7 @@ class LateResolver:
 
     @cached_property
     def _resolver(self) -> Resolver:
-        from smtpmail.delivery.resolver import Resolver  # noqa: PLC0415
+        from smtpmail.outbound.destinations import Resolver  # noqa: PLC0415
 
         return Resolver(self._config.resolver, self._config.hostname, self._receives)
 

@@ -12,8 +12,9 @@ import click
 
 from smtpmail.admin import certificate
 from smtpmail.cli import load_config, setting_options
-from smtpmail.config import Config, ConfigError
-from smtpmail.routing import parse_users
+from smtpmail.settings.config import Config
+from smtpmail.settings.values import ConfigError
+from smtpmail.users.users import parse_users
 
 
 @dataclass(frozen=True)

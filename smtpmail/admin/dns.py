@@ -10,12 +10,13 @@ from typing import Any, TextIO
 import click
 
 from smtpmail.admin.dns_check import MailHost, findings
-from smtpmail.admin.dns_lookup import LookupFailed, make_resolver, through
 from smtpmail.admin.dns_records import Address, needed
 from smtpmail.admin.dns_update import Publisher, UpdateFailed, parse_key
 from smtpmail.cli import load_config, setting_options
-from smtpmail.config import Config, ConfigError
+from smtpmail.dns.lookup import LookupFailed, make_resolver, through
 from smtpmail.network import public_addresses
+from smtpmail.settings.config import Config
+from smtpmail.settings.values import ConfigError
 
 
 class AddressType(click.ParamType[Address]):

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from smtpmail.admin import certificate, spf
-from smtpmail.admin.dns_lookup import Lookup, LookupFailed, addresses, has_cname
 from smtpmail.admin.dns_records import NULL_MX, Address, absolute
+from smtpmail.dns.lookup import Lookup, LookupFailed, addresses, has_cname
 
 CONNECT_SECONDS = 10.0
 

@@ -18,8 +18,8 @@ import dns.resolver
 import dns.tsig
 import dns.update
 
-from smtpmail.admin.dns_lookup import LookupFailed, addresses, ask, through, zone_of
 from smtpmail.admin.dns_records import Address, Change, Record, merge
+from smtpmail.dns.lookup import LookupFailed, addresses, ask, through, zone_of
 
 ALGORITHMS = ("hmac-sha256", "hmac-sha384", "hmac-sha512")
 PAUSE = 1.0

@@ -11,7 +11,8 @@ from typing import Any
 import click
 
 from smtpmail.cli import fail, load_config, setting_options
-from smtpmail.queue.store import FAILED, Item, QueueError, QueueStore
+from smtpmail.mail.queued import FAILED, Item
+from smtpmail.spool.queue import QueueError, QueueStore
 
 
 def _store(ctx: click.Context) -> QueueStore:
@@ -205,8 +206,8 @@ def remove(ctx: click.Context, /, id: str, bounce: bool, **options: Any) -> None
 def _bounce(ctx: click.Context, store: QueueStore, item: Item) -> None:
     # Imported here: the other commands start faster without.
     from smtpmail import log  # noqa: PLC0415
-    from smtpmail.delivery.dsn import Fate, Kind, wanted  # noqa: PLC0415
-    from smtpmail.queue.runner import notify  # noqa: PLC0415
+    from smtpmail.mail.notification import Fate, Kind, wanted  # noqa: PLC0415
+    from smtpmail.outbound.runner import notify  # noqa: PLC0415
     from smtpmail.server import bouncer  # noqa: PLC0415
 
     config = load_config(ctx)

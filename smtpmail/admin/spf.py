@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 
-from smtpmail.admin.dns_lookup import Lookup, addresses
 from smtpmail.admin.dns_records import Address, absolute, is_spf, text_of
+from smtpmail.dns.lookup import Lookup, addresses
 
 MAX_LOOKUPS = 10
 """Terms that ask the DNS, in one evaluation (RFC 7208 4.6.4)."""

@@ -10,19 +10,15 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from smtpmail.envelope import Client, Envelope, Recipient
-from smtpmail.routing import Local, Refused, Route
+from smtpmail.mail.address import NULL_PATH, Address, AddressSyntaxError, parse_path
+from smtpmail.mail.envelope import Client, Envelope, Recipient
+from smtpmail.mail.route import Local, Route
+from smtpmail.mail.xtext import is_xtext
 from smtpmail.smtp import replies
 from smtpmail.smtp.framing import BareLineFeed, DotReader, HopCounter, LineEnds, LineReader, LineTooLong
-from smtpmail.smtp.grammar import (
-    NULL_PATH,
-    Address,
-    AddressSyntaxError,
-    is_xtext,
-    parse_parameters,
-    parse_path,
-)
+from smtpmail.smtp.parameters import parse_parameters
 from smtpmail.smtp.replies import Refusal, Reply
+from smtpmail.users.routing import Refused
 
 MAX_HOPS = 50
 """More Received fields than this, and the message goes in circles (RFC 5321 6.3)."""
@@ -140,7 +136,7 @@ class Session:
         self,
         hostname: str,
         client: Client,
-        route: Callable[[Address], Route],
+        route: Callable[[Address], Route | Refused],
         limits: Limits,
         *,
         offer_tls: bool = False,

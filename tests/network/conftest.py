@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faultserver import FaultServer
+from support.faultserver import FaultServer
 
 from . import certificates, nameservers
 from .lab import Host, Lab

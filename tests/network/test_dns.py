@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from faultserver import close
+from support.faultserver import close
 
 from . import nameservers
 from .conftest import Sinks

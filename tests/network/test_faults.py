@@ -7,7 +7,7 @@ message too.  It also watches the client's manners: `violations` stays empty.
 from __future__ import annotations
 
 import pytest
-from faultserver import EXTENSIONS, Fault, FaultServer, close, late, reset, say
+from support.faultserver import EXTENSIONS, Fault, FaultServer, close, late, reset, say
 
 from .conftest import ServeOne
 from .lab import Lab

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faultserver import FaultServer, say
+from support.faultserver import FaultServer, say
 
 from .conftest import IMPATIENT
 from .lab import Lab

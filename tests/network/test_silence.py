@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from faultserver import FaultServer, hang
+from support.faultserver import FaultServer, hang
 
 from .conftest import IMPATIENT, ServeOne
 from .lab import Lab

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faultserver import EXTENSIONS, Fault, FaultServer, close, hang, reset, say
+from support.faultserver import EXTENSIONS, Fault, FaultServer, close, hang, reset, say
 
 from .certificates import Authority
 from .conftest import IMPATIENT, TLS_OPTIONS

@@ -8,12 +8,12 @@ import threading
 import time
 from pathlib import Path
 
-from faultserver import FaultServer, hang, late, say
-from outbound import item
 from support.client import Client
+from support.faultserver import FaultServer, hang, late, say
+from support.outbound import item
 from support.server import Server, Servers, wait_until
 
-from smtpmail.queue.store import encode_envelope
+from smtpmail.mail.queued import encode_envelope
 
 
 def options(port: int, *more: str) -> list[str]:

@@ -11,12 +11,12 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
-from faultserver import FaultServer, late, say
-from outbound import item, put
+from support.faultserver import FaultServer, late, say
+from support.outbound import item, put
 from support.server import Server, Servers, clean_environment, program, wait_until
 
 from smtpmail.cli import main
-from smtpmail.queue.store import QueueStore
+from smtpmail.spool.queue import QueueStore
 
 LATER = "450 4.2.0 come again"
 

@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from faultserver import EXTENSIONS, FaultServer, say
 from support import require
 from support.client import Answer
+from support.faultserver import EXTENSIONS, FaultServer, say
 from support.server import Server, Servers, clean_environment, program, wait_until
 
 CONTENT = b"Subject: test\r\nMessage-ID: <1@dom.fr>\r\n\r\n..two dots\r\n..\r\nend\r\n"

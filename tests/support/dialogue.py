@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from smtpmail.envelope import Client, Envelope
-from smtpmail.routing import Local, Refused, Route
+from smtpmail.mail.address import Address
+from smtpmail.mail.envelope import Client, Envelope
+from smtpmail.mail.route import Local, Route
 from smtpmail.smtp import replies
-from smtpmail.smtp.grammar import Address
 from smtpmail.smtp.replies import Reply
 from smtpmail.smtp.session import (
     Abort,
@@ -20,6 +20,7 @@ from smtpmail.smtp.session import (
     Session,
     StartTLS,
 )
+from smtpmail.users.routing import Refused
 
 CLIENT = Client("192.0.2.7", 4711, "network")
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from smtpmail.durability import commit
-from smtpmail.mailbox import Copy, Spool
+from smtpmail.spool.commit import commit
+from smtpmail.spool.mailbox import Copy, Spool
 
 HEADER = b"Return-Path: <alice@example.org>\n"
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 import smtpmail
-from smtpmail import config
-from smtpmail.envelope import Client
-from smtpmail.queue.store import Item, QueuedRecipient, encode_envelope
-from smtpmail.routing import Remote
+from smtpmail.mail.envelope import Client
+from smtpmail.mail.queued import Item, QueuedRecipient, encode_envelope
+from smtpmail.mail.route import Remote
+from smtpmail.settings import config
 from smtpmail.smtp import replies
 from smtpmail.smtp.session import Limits, Session
 

@@ -1,0 +1,1 @@
+"""Questions to DNS: one resolver with one cache."""

@@ -1,0 +1,1 @@
+"""What everything is made of: addresses, envelopes, header fields, notifications, waits. Imports nothing above it."""

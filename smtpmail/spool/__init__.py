@@ -1,0 +1,1 @@
+"""The disk: new files, group commit, mailboxes, the queue's files."""

@@ -1,0 +1,1 @@
+"""Users and routing: an address becomes a list of routes."""

@@ -1,0 +1,96 @@
+"""Who the local users are, and which user a local part names."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Callable
+
+from smtpmail.mail.address import MAX_LOCAL_PART
+
+POSTMASTER = "postmaster"
+
+
+class UsersUnreadable(Exception):
+    """The file of users can't be read at the moment."""
+
+
+def user_of(local_part: str) -> str | None:
+    """The user whose mail a local part names: lower case, without `+detail`; None when it can be nobody's.
+
+    The name becomes a folder in the spool. So it must be no path: nothing that leaves the spool or hides in it.
+    """
+    if len(local_part.encode(errors="surrogatepass")) > MAX_LOCAL_PART:
+        return None
+    user = local_part.lower().partition("+")[0]
+    if not user or user.startswith(".") or "/" in user or not user.isprintable():
+        return None
+    # lower() may lengthen a name (U+0130).
+    return user if len(user.encode(errors="surrogatepass")) <= MAX_LOCAL_PART else None
+
+
+def parse_users(text: str) -> tuple[list[str], list[str]]:
+    """The users in a file, one a line, `#` begins a comment; and a complaint for each line that names none."""
+    users: list[str] = []
+    complaints: list[str] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        name = line.partition("#")[0].strip()
+        if not name:
+            continue
+        user = user_of(name)
+        if user is None or "+" in name or any(c in name for c in "@ \t"):
+            complaints.append(f"line {number}: {name!r} is no user name")
+        elif user not in users:
+            users.append(user)
+    return users, complaints
+
+
+class Users:
+    """The local users of `--users FILE`, read again whenever the file has changed; without a file, every name.
+
+    `on_change` is told of each reading: the number of users, and a complaint for each line that names none.
+    """
+
+    def __init__(self, path: str | None, on_change: Callable[[int, list[str]], None]) -> None:
+        self._path = path
+        self._on_change = on_change
+        self._lock = threading.Lock()
+        self._seen: tuple[int, ...] | None = None
+        self._users: frozenset[str] | None = None
+        self._first: str | None = None
+
+    def mailbox(self, user: str) -> str | None:
+        """The user whose mailbox takes mail for `user`, None when there is none. Raises UsersUnreadable.
+
+        Postmaster always exists (RFC 5321 4.5.1); without a user of that name the first of the file takes its mail.
+        """
+        if self._path is None:
+            return user
+        users, first = self._read(self._path)
+        if user in users:
+            return user
+        return (first or POSTMASTER) if user == POSTMASTER else None
+
+    def reload(self) -> None:
+        """Reads the file even if it looks unchanged. Raises UsersUnreadable."""
+        with self._lock:
+            self._seen = None
+        if self._path is not None:
+            self._read(self._path)
+
+    def _read(self, path: str) -> tuple[frozenset[str], str | None]:
+        try:
+            status = os.stat(path)
+            seen = (status.st_mtime_ns, status.st_size, status.st_ino, status.st_ctime_ns)
+            with self._lock:
+                if self._users is None or seen != self._seen:
+                    if not stat.S_ISREG(status.st_mode):
+                        raise UsersUnreadable(f"{path} is not a file")
+                    with open(path, encoding="utf-8") as file:
+                        users, complaints = parse_users(file.read())
+                    self._users, self._first, self._seen = frozenset(users), next(iter(users), None), seen
+                    self._on_change(len(users), complaints)
+                return self._users, self._first
+        except (OSError, ValueError) as error:
+            raise UsersUnreadable(f"{path}: {error}") from error

@@ -1,0 +1,162 @@
+"""The way out without DNS: hosts are told to the courier, and nothing but loopback is ever reached."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from smtpmail.bouncer import Bouncer
+from smtpmail.mail.envelope import new_id
+from smtpmail.mail.queued import Item, QueuedRecipient
+from smtpmail.mail.retry import RetryPolicy
+from smtpmail.network import is_own_address
+from smtpmail.outbound.client import Credentials, Timeouts
+from smtpmail.outbound.courier import Courier, Outcome, Session
+from smtpmail.outbound.runner import Runner
+from smtpmail.outbound.target import RoutingError, Target
+from smtpmail.settings.values import Endpoint
+from smtpmail.spool.commit import commit
+from smtpmail.spool.mailbox import Spool
+from smtpmail.spool.queue import QueueStore
+from smtpmail.users.routing import Router
+from smtpmail.users.users import Users
+from support.faultserver import FaultServer
+
+SHORT = Timeouts(connect=2.0, reply=2.0)
+QUICK = RetryPolicy(schedule=(0.3,), lifetime=60, delay_notice=60)
+MESSAGE = b"Received: by mail.dom.fr id x;\n\tnow\nSubject: test\nMessage-ID: <1@dom.fr>\n\n.dot\n..\n.\nend\n"
+
+
+def on_wire(content: bytes) -> bytes:
+    """What arrives elsewhere of stored content."""
+    return content.replace(b"\n", b"\r\n")
+
+
+class Hosts:
+    """Stands for the resolver: the targets of each domain, or the error with which the search for them ends."""
+
+    def __init__(self, routes: Mapping[str, Sequence[Target] | RoutingError]) -> None:
+        self.routes = dict(routes)
+        self.asked: list[str] = []
+
+    def targets(self, domain: str) -> list[Target]:
+        self.asked.append(domain)
+        found = self.routes[domain]
+        if isinstance(found, RoutingError):
+            raise found
+        return list(found)
+
+    def addresses(self, host: str) -> tuple[list[str], bool]:
+        return [target.address for target in self.targets(host)], False
+
+
+def target(server: FaultServer, host: str = "fault.test") -> Target:
+    address, port = server.address
+    return Target(host, address, port)
+
+
+def nobody(host: str = "nobody.test") -> Target:
+    """A host that refuses connections: nothing listens on port 1 of loopback."""
+    return Target(host, "127.0.0.1", 1)
+
+
+def item(
+    *recipients: str | QueuedRecipient, sender: str = "alice@dom.fr", content: bytes = MESSAGE, **more: Any
+) -> Item:
+    listed = [r if isinstance(r, QueuedRecipient) else QueuedRecipient(r) for r in recipients or ("bob@one.test",)]
+    more.setdefault("size", len(on_wire(content)))
+    more.setdefault("eightbit", not content.isascii())
+    return Item(new_id(), time.time(), sender, listed, **more)
+
+
+def courier(
+    hosts: Hosts,
+    *,
+    timeouts: Timeouts = SHORT,
+    smarthost: Endpoint | None = None,
+    credentials: Callable[[], Credentials | None] = lambda: None,
+) -> Courier:
+    return Courier(hosts, "mail.dom.fr", timeouts, smarthost, credentials)  # type: ignore[arg-type]
+
+
+def deliver(
+    *targets: Target,
+    message: Item | None = None,
+    content: bytes = MESSAGE,
+    session: Session | None = None,
+    by: Courier | None = None,
+) -> dict[int, Outcome]:
+    """One attempt at one.test; by recipient."""
+    by = by or courier(Hosts({"one.test": targets}))
+    message = message or item(content=content)
+    kept = session or Session("one.test")
+    try:
+        return by.deliver(kept, message, message.pending, io.BytesIO(content))
+    finally:
+        if session is None:
+            kept.close()
+
+
+def put(store: QueueStore, message: Item, content: bytes = MESSAGE) -> Item:
+    """Into the queue on disk."""
+    piece = store.content()
+    piece.write(content)
+    draft = store.prepare(piece, message, b"")
+    commit([draft])
+    draft.close()
+    piece.close()
+    return message
+
+
+class Queue:
+    """A runner with its store and its spool, in this process."""
+
+    def __init__(self, folder: Path, hosts: Hosts, policy: RetryPolicy, **limits: int) -> None:
+        self.spool_path = folder / "spool"
+        (self.spool_path / ".queue").mkdir(parents=True, exist_ok=True)
+        self.store = QueueStore(str(self.spool_path / ".queue"))
+        self.spool = Spool(str(self.spool_path))
+        router = Router(["dom.fr"], Users(None, lambda *_: None), may_relay=True, is_own_address=is_own_address)
+        self.bouncer = Bouncer(self.spool, self.store, router.route, "mail.dom.fr", lambda new: self.runner.submit(new))
+        self.runner = Runner(
+            self.store,
+            courier(hosts),
+            self.bouncer,
+            policy,
+            max_workers=limits.get("max_workers", 20),
+            max_per_destination=limits.get("max_per_destination", 5),
+        )
+
+    def submit(self, message: Item, content: bytes = MESSAGE) -> Item:
+        self.runner.submit(put(self.store, message, content))
+        return message
+
+    def mailbox(self, user: str) -> list[bytes]:
+        folder = self.spool_path / user
+        return [path.read_bytes() for path in sorted(folder.glob("[0-9]")) if path.name.isdigit()]
+
+    def wait_for(self, condition: Callable[[], object], timeout: float = 10.0) -> None:
+        give_up = time.monotonic() + timeout
+        while not condition():
+            assert time.monotonic() < give_up, f"did not happen; in the queue: {self.store.ids()}"
+            time.sleep(0.01)
+
+    def wait_empty(self, timeout: float = 10.0) -> None:
+        self.wait_for(lambda: not self.store.ids(), timeout)
+
+
+@contextmanager
+def queue(
+    folder: Path, hosts: Hosts, policy: RetryPolicy = QUICK, *, start: bool = True, **limits: int
+) -> Iterator[Queue]:
+    made = Queue(folder, hosts, policy, **limits)
+    if start:
+        made.runner.start(made.store.listen())
+    try:
+        yield made
+    finally:
+        made.runner.stop(5)
