@@ -1,0 +1,47 @@
+"""Reading the small files that say who gets what: only whole, regular ones, never for long, never without end."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+Signature = tuple[int, ...]
+"""What changes when a file does."""
+
+
+class FileUnusable(Exception):
+    """A file that is there and can't be used: why, for people."""
+
+
+def signature(status: os.stat_result) -> Signature:
+    """Equal for two looks at a file that has not changed between them."""
+    return (status.st_mtime_ns, status.st_size, status.st_ino, status.st_ctime_ns)
+
+
+def read_text(path: str, limit: int, folder: int | None = None) -> tuple[str, Signature]:
+    """The text of a file of at most `limit` octets. Raises OSError, FileUnusable.
+
+    `folder` is a descriptor: then `path` is a name in it that somebody else may have put there, and no link is
+    followed. Neither a FIFO nor a device holds anybody up.
+    """
+    foreign = os.O_NOFOLLOW if folder is not None else 0
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY | foreign, dir_fd=folder)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise FileUnusable("it is no regular file")
+        if folder is not None and status.st_nlink > 1:
+            raise FileUnusable("it has another name elsewhere")
+        with open(fd, "rb", closefd=False) as file:
+            data = file.read(limit + 1)
+    finally:
+        os.close(fd)
+    if len(data) > limit:
+        raise FileUnusable(f"it is larger than {limit} octets")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise FileUnusable("it is not UTF-8") from None
+    if "\0" in text:
+        raise FileUnusable("it is no text")
+    return text, signature(status)

@@ -1,0 +1,89 @@
+"""What a user decides about their own mail, in files of their mailbox folder: `.forward` and `.blocked`.
+
+The folder may belong to the user, who may put anything there: nothing in it is followed out of it, blocks, or is read
+without end, and no text of it reaches the log (it might be a file that its owner could not read).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from smtpmail.users.alias_syntax import AliasSyntaxError, Target, parse_items, without_comment
+from smtpmail.users.blocked import Blocked, parse_blocked
+from smtpmail.users.files import FileUnusable, read_text
+
+FORWARD = ".forward"
+BLOCKED = ".blocked"
+
+MAX_FILE = 64 * 1024
+"""Octets of either file."""
+
+MAX_TARGETS = 100
+"""Addresses in a `.forward`: it is no mailing list."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """To whom a user's mail goes on. With a complaint a copy stays in the mailbox: nothing is lost by a typo."""
+
+    targets: tuple[Target, ...]
+    complaints: tuple[str, ...] = ()
+
+
+def parse_forward(text: str) -> Forward:
+    """The addresses in a `.forward`: one or more a line, `#` begins a comment, `\\bob` is the mailbox itself."""
+    targets: list[Target] = []
+    complaints = []
+    for number, raw in enumerate(text.split("\n"), 1):
+        line = without_comment(raw.strip()).strip()
+        if not line:
+            continue
+        try:
+            found = list(parse_items(line))
+        except AliasSyntaxError:
+            complaints.append(f"line {number} is no address")
+            continue
+        addresses = [item for item in found if isinstance(item, Target)]
+        if len(addresses) < len(found):
+            complaints.append(f"line {number}: only addresses may stand here")
+        targets += addresses
+    if len(targets) > MAX_TARGETS:
+        complaints.append(f"it has more than {MAX_TARGETS} addresses")
+    return Forward(tuple(targets[:MAX_TARGETS]), tuple(complaints))
+
+
+def read_forward(mailbox: str) -> Forward | None:
+    """The forwarding that a user asked for in the mailbox folder at this path, None without any."""
+    try:
+        text = _read(mailbox, FORWARD)
+    except (OSError, FileUnusable) as error:
+        return Forward((), (_reason(error),))
+    return None if text is None else parse_forward(text)
+
+
+def read_blocked(mailbox: str) -> Blocked | None:
+    """The senders from whom a user wants no mail, None without any. A file that can't be used blocks nobody."""
+    try:
+        text = _read(mailbox, BLOCKED)
+    except (OSError, FileUnusable) as error:
+        return Blocked(frozenset(), frozenset(), (_reason(error),))
+    return None if text is None else parse_blocked(text)
+
+
+def _read(mailbox: str, name: str) -> str | None:
+    """The text of a file in the folder, None when there is none. Raises OSError, FileUnusable."""
+    try:
+        folder = os.open(mailbox, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None  # no mail yet, or the mailbox has a fault of its own, which delivery tells
+    try:
+        return read_text(name, MAX_FILE, folder)[0]
+    except FileNotFoundError:
+        return None
+    finally:
+        os.close(folder)
+
+
+def _reason(error: OSError | FileUnusable) -> str:
+    return (error.strerror or "it cannot be read") if isinstance(error, OSError) else str(error)
