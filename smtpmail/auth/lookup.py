@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from smtpmail.smtp.grammar import AddressSyntaxError, normal_domain
+from smtpmail.mail.address import AddressSyntaxError, normal_domain
 
 Lookup = Callable[[str, str], Sequence[str]]
 """`lookup(name, type)`: the values of a name without final dot; never an empty sequence.
