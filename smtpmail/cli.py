@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 
 from smtpmail import __version__
 from smtpmail.settings import config
 from smtpmail.settings.config import Config
+from smtpmail.settings.options import SettingsGroup, load_config
 from smtpmail.settings.values import ConfigError
 
 EPILOG = """
@@ -29,10 +29,28 @@ Each option is also an environment variable (SMTPMAIL_SPOOL, ...) and a key of t
 """
 
 
-class GroupedCommand(click.Command):
-    """A command whose help lists the options by subject."""
+class MainCommand(SettingsGroup):
+    """`smtpmail [OPTIONS]` is the server, `smtpmail COMMAND` asks it something.
+
+    The modules of the commands are loaded when they are asked for: the server does without them.
+    """
+
+    MODULES = ("check", "config", "dns", "queue", "trace")
+    """In smtpmail/admin; each has a command of its own name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Those of admin/."""
+        return list(self.MODULES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, from the module of its name."""
+        if cmd_name not in self.MODULES:
+            return None
+        command: click.Command = getattr(import_module(f"smtpmail.admin.{cmd_name}"), cmd_name)
+        return command
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """By subject; then the commands."""
         groups: dict[str, list[tuple[str, str]]] = {}
         subjects = {name: setting.group for name, setting in config.settings().items()}
         for parameter in self.get_params(ctx):
@@ -42,83 +60,7 @@ class GroupedCommand(click.Command):
         for subject, records in groups.items():
             with formatter.section(subject):
                 formatter.write_dl(records)
-
-
-class MainCommand(GroupedCommand, click.Group):
-    """`smtpmail [OPTIONS]` is the server, `smtpmail COMMAND` asks it something.
-
-    The modules of the commands are loaded when they are asked for: the server does without them.
-    """
-
-    MODULES = ("check", "dns", "queue", "trace")
-    """In smtpmail/admin; each has a command of its own name."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.MODULES)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in self.MODULES:
-            return None
-        command: click.Command = getattr(import_module(f"smtpmail.admin.{cmd_name}"), cmd_name)
-        return command
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        GroupedCommand.format_options(self, ctx, formatter)
         self.format_commands(ctx, formatter)
-
-
-def setting_options(*, hidden: bool = False) -> Callable[[Any], Any]:
-    """A decorator that adds the options of all settings, and --config. What is not given stays None."""
-
-    def decorate(function: Any) -> Any:
-        options = []
-        for name, setting in config.settings().items():
-            default = config.default(name)
-            shown = (
-                ""
-                if setting.read is bool or default in (None, ()) or "Default:" in setting.help
-                else f"  [default: {_shown(name, default)}]"
-            )
-            arguments: dict[str, Any] = {"help": setting.help + shown, "hidden": hidden, "default": None}
-            if setting.read is bool:
-                arguments |= {"is_flag": True}
-            elif setting.choices:
-                arguments |= {"type": click.Choice(setting.choices)}
-            else:
-                arguments |= {"metavar": setting.metavar, "multiple": setting.repeatable}
-            options.append(click.option(*setting.names, name, **arguments))
-        file_help = f"TOML file with settings.  [default: {config.DEFAULT_FILE}, if it is there]"
-        options.append(click.option("--config", "config_file", metavar="FILE", hidden=hidden, help=file_help))
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return decorate
-
-
-def _shown(name: str, default: Any) -> str:
-    if name == "max_size":
-        return f"{default // 1024**2}M"
-    return f"{default:g}" if isinstance(default, float) else str(default)
-
-
-def load_config(ctx: click.Context) -> Config:
-    """The settings from all options given on the command line (a sub-command's over the group's), environment, file.
-
-    Raises ConfigError.
-    """
-    given: dict[str, Any] = {}
-    context: click.Context | None = ctx
-    chain = []
-    while context is not None:
-        chain.append(context)
-        context = context.parent
-    for context in reversed(chain):
-        for name, value in context.params.items():
-            if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-                given[name] = value
-    file = given.pop("config_file", None)
-    return config.load({k: v for k, v in given.items() if k in config.settings()}, os.environ, file)
 
 
 @click.group(
@@ -127,10 +69,9 @@ def load_config(ctx: click.Context) -> Config:
     epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@setting_options()
 @click.version_option(__version__, "-V", "--version", prog_name="smtpmail")
 @click.pass_context
-def cli(ctx: click.Context, /, **options: Any) -> None:
+def cli(ctx: click.Context) -> None:
     """A very light personal mail server.
 
     Receives mail for your own domains and stores it as plain numbered files, a folder for each user. Takes mail of
@@ -141,14 +82,17 @@ def cli(ctx: click.Context, /, **options: Any) -> None:
 
 
 def serve(settings: Config) -> None:
-    """Checks the settings, then runs the server until a signal ends it. Raises ConfigError."""
+    """Judges the settings, then runs the server until a signal ends it. Raises ConfigError."""
     # Imported here: the other commands start faster without.
     from smtpmail import log  # noqa: PLC0415
     from smtpmail.server import Server  # noqa: PLC0415
+    from smtpmail.settings import judgement, machine  # noqa: PLC0415
 
-    settings.check()
+    warnings = judgement.require(settings, os.environ)
+    machine.make_folder(settings.spool, "--spool", 0o755)
+    machine.make_folder(settings.queue, "--queue", 0o700)
     log.configure(settings.log_format, settings.log_level)
-    if not Server(settings).run():
+    if not Server(settings, warnings).run():
         sys.exit(1)
 
 

@@ -31,6 +31,7 @@ from smtpmail.outbound.courier import Courier, Resolver
 from smtpmail.outbound.runner import Runner
 from smtpmail.outbound.target import Target
 from smtpmail.settings.config import Config
+from smtpmail.settings.finding import Finding
 from smtpmail.spool.mailbox import Spool
 from smtpmail.spool.queue import QueueStore
 from smtpmail.users.routing import Router
@@ -41,10 +42,11 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 
 class Server:
-    """Made of a Config that has been checked; `run` serves until a signal ends it."""
+    """Made of a Config that has been judged, with what was found doubtful; `run` serves until a signal ends it."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, warnings: Sequence[Finding] = ()) -> None:
         self._config = config
+        self._warnings = warnings
         self._store = QueueStore(config.queue)
         self._children: list[int] = []
 
@@ -65,6 +67,8 @@ class Server:
             log.info("spool.repaired", removed=removed)
         if config.users is None:
             log.warning("users.any", hint="every valid name is a user; --users FILE names those who exist")
+        for doubt in self._warnings:
+            log.warning("setting.doubtful", setting=doubt.subject, text=doubt.text, hint=doubt.advice or None)
         counts = SharedCounts(processes, config.max_connections)
         wake_socket = self._store.listen()
         # What is there now stays: the collector need not look at it again and again, nor touch its pages.

@@ -12,10 +12,10 @@ import click
 from smtpmail.admin.dns_check import MailHost, findings
 from smtpmail.admin.dns_records import Address, needed
 from smtpmail.admin.dns_update import Publisher, UpdateFailed, parse_key
-from smtpmail.cli import load_config, setting_options
 from smtpmail.dns.lookup import LookupFailed, make_resolver, through
 from smtpmail.network import public_addresses
 from smtpmail.settings.config import Config
+from smtpmail.settings.options import SettingsGroup, load_config
 from smtpmail.settings.values import ConfigError
 
 
@@ -38,17 +38,16 @@ address_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
 
-@click.group()
+@click.group(cls=SettingsGroup)
 def dns() -> None:
     """The DNS records that the local domains need: list, publish or check them."""
 
 
 @dns.command()
-@setting_options(hidden=True)
 @address_option
 @json_option
 @click.pass_context
-def records(ctx: click.Context, /, addresses: tuple[Address, ...], as_json: bool, **_: Any) -> None:
+def records(ctx: click.Context, /, addresses: tuple[Address, ...], as_json: bool) -> None:
     """List the records as lines of a zone file, to be entered at the provider."""
     host = mail_host(load_config(ctx), addresses)
     wanted = needed(host.domains, host.hostname, host.addresses)
@@ -60,7 +59,6 @@ def records(ctx: click.Context, /, addresses: tuple[Address, ...], as_json: bool
 
 
 @dns.command()
-@setting_options(hidden=True)
 @address_option
 @json_option
 @click.option("--server", metavar="HOST", help="The primary server. Default: the one that the zone's SOA record names.")
@@ -89,7 +87,6 @@ def publish(
     key_file: TextIO,
     wait: float,
     dry_run: bool,
-    **_: Any,
 ) -> None:
     """Send the records to the primary server (RFC 2136); all other records stay as they are."""
     settings = load_config(ctx)
@@ -110,11 +107,10 @@ def publish(
 
 
 @dns.command()
-@setting_options(hidden=True)
 @address_option
 @json_option
 @click.pass_context
-def check(ctx: click.Context, /, addresses: tuple[Address, ...], as_json: bool, **_: Any) -> None:
+def check(ctx: click.Context, /, addresses: tuple[Address, ...], as_json: bool) -> None:
     """Look at this host as a sender or receiver of mail sees it. Exit status 1 when something is wrong."""
     settings = load_config(ctx)
     try:

@@ -7,32 +7,16 @@ import ipaddress
 import smtplib
 import ssl
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from smtpmail.admin import certificate, spf
+from smtpmail.admin import spf
 from smtpmail.admin.dns_records import NULL_MX, Address, absolute
 from smtpmail.dns.lookup import Lookup, LookupFailed, addresses, has_cname
+from smtpmail.settings import certificate
+from smtpmail.settings.finding import Finding
 
 CONNECT_SECONDS = 10.0
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at. `level` is ok, warning or error; `advice` says what to do unless it is ok."""
-
-    check: str
-    subject: str
-    level: str
-    text: str
-    advice: str = ""
-
-    def __str__(self) -> str:
-        line = f"{self.level:8}{self.check:12}{self.subject}: {self.text}"
-        return f"{line}\n{'':20}-> {self.advice}" if self.advice else line
-
-    def as_dict(self) -> dict[str, object]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -178,13 +162,12 @@ def _port(host: MailHost, address: Address) -> Iterator[Finding]:
         return client.sock
 
     try:
-        verdict = certificate.judge(handshake, host.hostname)
+        yield certificate.judge(handshake, host.hostname, subject)
     except OSError as error:
-        verdict = certificate.Verdict("error", f"the TLS handshake fails: {error}", "see the server's log")
+        yield Finding("certificate", subject, "error", f"the TLS handshake fails: {error}", "see the server's log")
     finally:
         for client in clients:
             client.close()
-    yield Finding("certificate", subject, verdict.level, verdict.text, verdict.advice)
 
 
 class _Client(smtplib.SMTP):

@@ -6,13 +6,18 @@ import json
 import sys
 import time
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
-from smtpmail.cli import fail, load_config, setting_options
 from smtpmail.mail.queued import FAILED, Item
+from smtpmail.settings.options import SettingsGroup, load_config
 from smtpmail.spool.queue import QueueError, QueueStore
+
+
+def fail(message: str) -> NoReturn:
+    """One line for people, and exit status 2."""
+    raise click.ClickException(message)
 
 
 def _store(ctx: click.Context) -> QueueStore:
@@ -67,17 +72,15 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
-@click.group("queue", short_help="Mail waiting to leave: list, show, retry, hold, release, remove.")
-@setting_options(hidden=True)
-def queue(**options: Any) -> None:
+@click.group("queue", cls=SettingsGroup, short_help="Mail waiting to leave: list, show, retry, hold, release, remove.")
+def queue() -> None:
     """Mail waiting to leave. Works while the server runs, which obeys at once, and when it does not."""
 
 
 @queue.command("list", short_help="All messages in the queue.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
-@setting_options(hidden=True)
 @click.pass_context
-def list_(ctx: click.Context, /, as_json: bool, **options: Any) -> None:
+def list_(ctx: click.Context, /, as_json: bool) -> None:
     """All messages in the queue, oldest first."""
     store = _store(ctx)
     now = time.time()
@@ -109,9 +112,8 @@ def list_(ctx: click.Context, /, as_json: bool, **options: Any) -> None:
 @queue.command(short_help="One message: envelope, what happened, its text.")
 @click.argument("id", metavar="ID")
 @click.option("--json", "as_json", is_flag=True, help="The envelope as JSON, for programs.")
-@setting_options(hidden=True)
 @click.pass_context
-def show(ctx: click.Context, /, id: str, as_json: bool, **options: Any) -> None:
+def show(ctx: click.Context, /, id: str, as_json: bool) -> None:
     """One message: its envelope, what happened to each recipient, and its text."""
     store = _store(ctx)
     item = _load(store, id)
@@ -147,9 +149,8 @@ def _change(store: QueueStore, item: Item, entry: dict[str, Any], said: str) -> 
 @queue.command(short_help="Try a message, or all, now.")
 @click.argument("id", metavar="ID", required=False)
 @click.option("--all", "every", is_flag=True, help="All messages that are not on hold.")
-@setting_options(hidden=True)
 @click.pass_context
-def retry(ctx: click.Context, /, id: str | None, every: bool, **options: Any) -> None:
+def retry(ctx: click.Context, /, id: str | None, every: bool) -> None:
     """Tries a message, or with --all every one that is not on hold, now."""
     if every == bool(id):
         fail("queue retry: an ID or --all is wanted")
@@ -165,9 +166,8 @@ def retry(ctx: click.Context, /, id: str | None, every: bool, **options: Any) ->
 
 @queue.command(short_help="Keep a message until it is released.")
 @click.argument("id", metavar="ID")
-@setting_options(hidden=True)
 @click.pass_context
-def hold(ctx: click.Context, /, id: str, **options: Any) -> None:
+def hold(ctx: click.Context, /, id: str) -> None:
     """Keeps a message in the queue, untried, until it is released. An attempt under way goes on."""
     store = _store(ctx)
     _change(store, _load(store, id), {"hold": True}, "is on hold")
@@ -175,9 +175,8 @@ def hold(ctx: click.Context, /, id: str, **options: Any) -> None:
 
 @queue.command(short_help="Let a held message go.")
 @click.argument("id", metavar="ID")
-@setting_options(hidden=True)
 @click.pass_context
-def release(ctx: click.Context, /, id: str, **options: Any) -> None:
+def release(ctx: click.Context, /, id: str) -> None:
     """Lets a held message go: it is tried now."""
     store = _store(ctx)
     _change(store, _load(store, id), {"hold": False, "next_attempt": 0.0}, "is released")
@@ -186,9 +185,8 @@ def release(ctx: click.Context, /, id: str, **options: Any) -> None:
 @queue.command(short_help="Take a message out of the queue.")
 @click.argument("id", metavar="ID")
 @click.option("--bounce", is_flag=True, help="Tell the sender that it was not delivered.")
-@setting_options(hidden=True)
 @click.pass_context
-def remove(ctx: click.Context, /, id: str, bounce: bool, **options: Any) -> None:
+def remove(ctx: click.Context, /, id: str, bounce: bool) -> None:
     """Takes a message out of the queue for good; with --bounce its sender is told."""
     store = _store(ctx)
     item = _load(store, id)

@@ -1,24 +1,45 @@
-"""What only this machine can tell about the settings: its name, its folders, its certificates."""
+"""What only this machine can tell about the settings: its name, its folders, its files."""
 
 from __future__ import annotations
 
 import os
 import socket
+import ssl
+import stat
 
 from smtpmail.mail.address import AddressSyntaxError, normal_domain
 from smtpmail.settings.values import ConfigError
 
 
-def check_folder(path: str, option: str, mode: int) -> None:
-    """A folder that is there, or can be made, and can be written to. Raises ConfigError."""
+def usable_folder(path: str, option: str) -> None:
+    """A folder that is there and can be written to, or that could be made. Touches nothing. Raises ConfigError."""
+    there, missing = os.path.abspath(path), ""
+    while not os.path.lexists(there):
+        there, missing = os.path.dirname(there), path
+    if not os.path.isdir(there):
+        what = "is not a folder" if not missing else f"cannot be made: {there} is not a folder"
+        raise ConfigError(f"{option}: {path} {what}")
+    if not os.access(there, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
+        reason = f"cannot be made: {there}" if missing else "cannot be used: it"
+        raise ConfigError(f"{option}: the folder {path} {reason} is not writable for user id {os.geteuid()}")
+    if missing and os.statvfs(there).f_flag & os.ST_RDONLY:
+        raise ConfigError(f"{option}: the folder {path} cannot be made: {there} is read-only")
+
+
+def make_folder(path: str, option: str, mode: int) -> None:
+    """Makes a folder if it is not there. Raises ConfigError."""
     try:
         os.makedirs(path, mode, exist_ok=True)
-    except FileExistsError:
-        raise ConfigError(f"{option}: {path} is not a folder") from None
     except OSError as error:
         raise ConfigError(f"{option}: cannot make the folder {path}: {error.strerror}") from None
-    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-        raise ConfigError(f"{option}: the folder {path} is not writable for user id {os.getuid()}")
+
+
+def permissions(path: str) -> int:
+    """The permission bits of a file or folder; 0 when there is none."""
+    try:
+        return stat.S_IMODE(os.stat(path).st_mode)
+    except OSError:
+        return 0
 
 
 def full_hostname() -> str:
@@ -30,3 +51,40 @@ def full_hostname() -> str:
         return normal_domain(name)
     except AddressSyntaxError:
         return "localhost"
+
+
+def smarthost_credentials(path: str) -> tuple[str, str]:
+    """User and password from the first line of the file. Raises ConfigError."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            if os.fstat(file.fileno()).st_mode & 0o077:
+                raise ConfigError(f"--smarthost-auth: others can read {path}; chmod 600 it")
+            user, colon, password = file.readline().rstrip("\r\n").partition(":")
+    except OSError as error:
+        raise ConfigError(f"--smarthost-auth: cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"--smarthost-auth: {path} must be UTF-8") from None
+    if not user or not colon or not password:
+        raise ConfigError(f"--smarthost-auth: the first line of {path} must be user:password")
+    return user, password
+
+
+def tls_context(cert: str, key: str | None) -> ssl.SSLContext:
+    """The TLS of a server with this certificate chain; the key is in the same file unless given. Raises ConfigError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    for name, path in (("--tls-cert", cert), ("--tls-key", key or cert)):
+        try:
+            with open(path, "rb"):
+                pass
+        except OSError as error:
+            raise ConfigError(f"{name}: cannot read {path}: {error.strerror}") from None
+    try:
+        # Without a password function OpenSSL would ask on the terminal.
+        context.load_cert_chain(cert, key, password=lambda: "")
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            f"--tls-cert: {cert} and {key or 'the key in it'} are no certificate "
+            f"(PEM) with its key, without a password: {error}"
+        ) from None
+    return context

@@ -18,7 +18,7 @@ from smtpmail.cli import cli
 NOW = datetime.datetime.now(datetime.UTC)
 
 
-def certificate(folder: Path, *, name: str = "mail.dom.fr", days: int = 90) -> list[str]:
+def certificate(folder: Path, *, key_mode: int = 0o600, name: str = "mail.dom.fr", days: int = 90) -> list[str]:
     """A self-signed certificate that is valid for so many days from yesterday on; the options that name it."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -37,6 +37,7 @@ def certificate(folder: Path, *, name: str = "mail.dom.fr", days: int = 90) -> l
     (folder / "key.pem").write_bytes(
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
+    (folder / "key.pem").chmod(key_mode)
     return ["--tls-cert", str(folder / "cert.pem"), "--tls-key", str(folder / "key.pem")]
 
 
@@ -68,26 +69,27 @@ def test_a_good_configuration(tmp_path: Path) -> None:
 def test_a_wrong_users_file(tmp_path: Path, file: str, content: str, message: str) -> None:
     (tmp_path / file).write_text(content)
     result = check(tmp_path)
-    assert result.exit_code == 2
+    assert result.exit_code == 1
     assert message in result.output
 
 
 def test_a_users_file_of_junk(tmp_path: Path) -> None:
     (tmp_path / "users").write_bytes(b"\xff\xfe\x00")
     result = check(tmp_path)
-    assert result.exit_code == 2
+    assert result.exit_code == 1
     assert "it is not UTF-8" in result.output
 
 
 def test_a_users_file_that_is_missing(tmp_path: Path) -> None:
     result = check(tmp_path, "--users", str(tmp_path / "nobody"))
-    assert result.exit_code == 2
+    assert result.exit_code == 1
     assert "cannot read" in result.output
 
 
 def test_all_wrong_lines_are_named_for_programs(tmp_path: Path) -> None:
     (tmp_path / "users").write_text("a/b\nbob\n.c\n")
     result = check(tmp_path, "--json")
+    assert result.exit_code == 1
     assert [finding["level"] for finding in json.loads(result.output)] == ["error", "error"]
 
 
@@ -115,3 +117,49 @@ def test_a_certificate_with_another_key_is_an_error(tmp_path: Path) -> None:
     result = check(tmp_path, *options[:2], *other[2:])
     assert result.exit_code == 2
     assert "no certificate (PEM) with its key" in result.output
+
+
+def test_a_key_that_everybody_reads(tmp_path: Path) -> None:
+    result = check(tmp_path, *certificate(tmp_path, key_mode=0o644))
+    assert result.exit_code == 0
+    assert "warning: --tls-key" in result.output
+    assert "chmod" in result.output
+
+
+def test_it_touches_nothing(tmp_path: Path) -> None:
+    check(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    result = check(tmp_path, "--spool", str(tmp_path / "new" / "spool"))
+    assert (result.exit_code, sorted(tmp_path.rglob("*"))) == (0, before)
+
+
+def test_options_may_stand_on_both_sides(tmp_path: Path) -> None:
+    """Of the command; the later one holds."""
+    result = CliRunner().invoke(cli, ["--max-size", "1K", "--port", "7", "config", "--json", "--max-size", "2K"])
+    shown = json.loads(result.output)
+    assert (shown["max-size"], shown["port"]) == (
+        {"value": "2K", "source": "--max-size"},
+        {"value": 7, "source": "--port"},
+    )
+
+
+def test_the_shown_configuration_is_a_file_that_says_the_same(tmp_path: Path) -> None:
+    options = [
+        "-s",
+        "dom.fr",
+        "-s",
+        "bücher.example",
+        "--timeout",
+        "90s",
+        "--retry-schedule",
+        "1m 1.5h",
+        "--no-network",
+    ]
+    first = CliRunner().invoke(cli, ["config", *options])
+    (tmp_path / "shown.toml").write_text(first.stdout)
+    second = CliRunner().invoke(cli, ["config", "--config", str(tmp_path / "shown.toml")])
+    assert second.exit_code == 0, second.output
+    assert [line.split("#")[0] for line in first.stdout.splitlines()] == [
+        line.split("#")[0] for line in second.stdout.splitlines()
+    ]
+    assert "xn--bcher-kva.example" in first.stdout

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtpmail.mail.retry import DAY, HOUR, JITTER, MINUTE, START_SPREAD_MOST, RetryPolicy
-from smtpmail.settings import config
+from smtpmail.settings import sources
 
 POLICY = RetryPolicy()
 ARRIVED = 1_000_000.0
@@ -104,7 +104,7 @@ def test_what_is_not_due_yet_keeps_its_time() -> None:
 
 
 def test_all_of_it_is_configurable() -> None:
-    policy = config.load(
+    policy = sources.load(
         {"retry_schedule": "10s 1m, 1h", "queue_lifetime": "2d", "delay_notice": "30m"}, {}, None
     ).retry_policy
     assert policy == RetryPolicy((10.0, 60.0, 3600.0), 2 * DAY, 30 * MINUTE)
@@ -112,6 +112,6 @@ def test_all_of_it_is_configurable() -> None:
 
 
 def test_the_defaults_are_those_of_the_contract() -> None:
-    assert config.load({}, {}, None).retry_policy == RetryPolicy(
+    assert sources.load({}, {}, None).retry_policy == RetryPolicy(
         (60.0, 300.0, 600.0, 1200.0, 2400.0, 4800.0, 7200.0), 5 * DAY, 4 * HOUR
     )

@@ -25,7 +25,7 @@ from smtpmail.outbound import tls
 from smtpmail.outbound.client import Credentials
 from smtpmail.outbound.courier import Courier, Session
 from smtpmail.outbound.target import RoutingError, Target
-from smtpmail.settings import config
+from smtpmail.settings import sources
 from smtpmail.settings.values import ConfigError, Endpoint
 
 # -- TLS
@@ -300,17 +300,17 @@ def test_a_smarthost_that_does_not_exist_bounces_nothing() -> None:
         (0o640, "alice:x\n", "others can read"),
         (0o604, "alice:x\n", "others can read"),
         (0o644, "alice:x\n", "others can read"),
-        (0o600, "", "user:password is wanted"),
-        (0o600, "alice\n", "user:password is wanted"),
-        (0o600, ":x\n", "user:password is wanted"),
-        (0o600, "alice:\n", "user:password is wanted"),
+        (0o600, "", "must be user:password"),
+        (0o600, "alice\n", "must be user:password"),
+        (0o600, ":x\n", "must be user:password"),
+        (0o600, "alice:\n", "must be user:password"),
     ],
 )
 def test_the_file_with_the_password(tmp_path: Path, mode: int, text: str, error: str | None) -> None:
     file = tmp_path / "auth"
     file.write_text(text)
     file.chmod(mode)
-    settings = config.load({"smarthost": "fault.test:587", "smarthost_auth": str(file)}, {}, None)
+    settings = sources.load({"smarthost": "fault.test:587", "smarthost_auth": str(file)}, {}, None)
     if error is None:
         assert settings.read_smarthost_auth() == ("alice", "se:cret")
     else:

@@ -7,28 +7,29 @@ from pathlib import Path
 import pytest
 
 from smtpmail.mail.address import normal_domain
-from smtpmail.settings import config
+from smtpmail.settings import config, machine, sources
 from smtpmail.settings.config import Config
+from smtpmail.settings.setting import Setting
 from smtpmail.settings.values import ConfigError, Endpoint
 
 
 @pytest.fixture(autouse=True)
 def no_file_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "DEFAULT_FILE", str(tmp_path / "default.toml"))
+    monkeypatch.setattr(sources, "DEFAULT_FILE", str(tmp_path / "default.toml"))
 
 
 def test_defaults() -> None:
     """Those that the contract names."""
-    settings = config.load({}, {})
+    settings = sources.load({}, {})
     assert settings == Config()
     assert (settings.spool, settings.queue) == ("/var/spool/mail", "/var/spool/mail/.queue")
     assert (settings.port, settings.max_size, settings.timeout) == (25, 50 * 1024**2, 300.0)
     assert (settings.max_recipients, settings.max_connections, settings.max_connections_per_client) == (1000, 1000, 100)
-    assert settings.domains == (settings.hostname,) == (config.full_hostname(),)
+    assert settings.domains == (settings.hostname,) == (machine.full_hostname(),)
     assert (settings.users, settings.smarthost, settings.tls_cert, settings.tls_key) == (None,) * 4
     assert (settings.loopback, settings.listen, settings.no_network) == ((), (), False)
     assert settings.log_level == "info"
-    assert config.DEFAULT_FILE != "/etc/smtpmail/smtpmail.toml"
+    assert sources.DEFAULT_FILE != "/etc/smtpmail/smtpmail.toml"
 
 
 @pytest.mark.parametrize("option", [True, False])
@@ -39,7 +40,7 @@ def test_who_wins(tmp_path: Path, option: bool, variable: bool, key: bool, by_de
     """The command line over the environment over the file."""
     path = tmp_path / ("default.toml" if by_default else "other.toml")
     path.write_text('port = 3\nsuffix = ["file.fr", "file.org"]\n' if key else "")
-    settings = config.load(
+    settings = sources.load(
         {"port": "1", "suffix": ("option.fr",)} if option else {},
         {"SMTPMAIL_PORT": "2", "SMTPMAIL_SUFFIX": "variable.fr variable.org"} if variable else {},
         None if by_default else str(path),
@@ -59,7 +60,7 @@ def test_who_wins(tmp_path: Path, option: bool, variable: bool, key: bool, by_de
 
 def test_file_named_by_the_environment(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text("port = 7\n")
-    assert config.load({}, {"SMTPMAIL_CONFIG": str(tmp_path / "a.toml")}).port == 7
+    assert sources.load({}, {"SMTPMAIL_CONFIG": str(tmp_path / "a.toml")}).port == 7
 
 
 def test_every_setting_has_option_variable_and_key(tmp_path: Path) -> None:
@@ -71,7 +72,7 @@ def test_every_setting_has_option_variable_and_key(tmp_path: Path) -> None:
         'tls-cert = "/c"\ntls_key = "/k"\nmax-size = "1M"\nmax-recipients = 5\nmax-connections = 6\n'
         'max-connections-per-client = 7\ntimeout = 1.5\nlog-format = "console"\nlog-level = "debug"\n'
     )
-    settings = config.load({}, {}, str(tmp_path / "all.toml"))
+    settings = sources.load({}, {}, str(tmp_path / "all.toml"))
     assert (settings.spool, settings.suffix, settings.users, settings.hostname) == (
         "/s",
         ("dom.fr",),
@@ -96,17 +97,17 @@ def test_every_setting_has_option_variable_and_key(tmp_path: Path) -> None:
     [("1", 1), ("1000", 1000), ("4K", 4096), ("50 MiB", 50 * 1024**2), ("2g", 2 * 1024**3), ("1kb", 1024)],
 )
 def test_sizes(text: str, value: int) -> None:
-    assert config.load({"max_size": text}, {}).max_size == value
+    assert sources.load({"max_size": text}, {}).max_size == value
 
 
 @pytest.mark.parametrize(("text", "value"), [("1", 1.0), ("0.5", 0.5), ("90s", 90.0), ("5m", 300.0), ("1h", 3600.0)])
 def test_times(text: str, value: float) -> None:
-    assert config.load({"timeout": text}, {}).timeout == value
+    assert sources.load({"timeout": text}, {}).timeout == value
 
 
 @pytest.mark.parametrize("name", ["château.fr", "CHÂTEAU.fr", "xn--chteau-xta.fr"])
 def test_suffix_has_one_form(name: str) -> None:
-    assert config.load({"suffix": (name,)}, {}).domains == (normal_domain("château.fr"),)
+    assert sources.load({"suffix": (name,)}, {}).domains == (normal_domain("château.fr"),)
 
 
 BAD = [
@@ -116,6 +117,8 @@ BAD = [
     ("suffix", "a@dom.fr"),
     ("suffix", ""),
     ("suffix", "-x.fr"),
+    ("suffix", "192.0.2.1"),
+    ("hostname", "127.0.0.1"),
     ("suffix", "dom fr"),
     ("users", ""),
     ("hostname", "mail dom"),
@@ -157,12 +160,26 @@ BAD = [
     ("timeout", "0"),
     ("timeout", "5y"),
     ("timeout", "-3"),
+    ("timeout", "0.0001"),
+    ("timeout", "2d"),
+    ("timeout", "9" * 400),
+    ("timeout", "1." + "0" * 4000),
+    ("timeout", "٣"),
+    ("connect_timeout", "0.0001"),
+    ("reply_timeout", "1000d"),
+    ("retry_schedule", "1m 0.0001s"),
+    ("retry_schedule", "10000d"),
+    ("queue_lifetime", "1e9"),
+    ("processes", "5000"),
+    ("processes", "0"),
+    ("max_connections", "99999999999"),
+    ("max_size", "9" * 400),
     ("log_format", "xml"),
     ("log_level", "loud"),
 ]
 
 
-def field_of(name: str) -> tuple[str, config.Setting]:
+def field_of(name: str) -> tuple[str, Setting]:
     return next((field, s) for field, s in config.settings().items() if s.key == name.replace("_", "-"))
 
 
@@ -193,9 +210,10 @@ def test_bad_value(tmp_path: Path, name: str, value: str, source: str) -> None:
         file.write_text(f'{setting.key} = "{escaped}"\n')
         named = f"{file}: {setting.key}"
     with pytest.raises(ConfigError) as caught:
-        config.load(options, variables, str(file) if source == "file" else None)
+        sources.load(options, variables, str(file) if source == "file" else None)
     message = str(caught.value)
     assert message.startswith(named)
+    assert "wanted" not in message
     assert "\n" not in message
 
 
@@ -215,11 +233,45 @@ def test_bad_file(tmp_path: Path, text: str, named: str) -> None:
     path = tmp_path / "bad.toml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=named) as caught:
-        config.load({}, {}, str(path))
+        sources.load({}, {}, str(path))
     assert str(path) in str(caught.value)
 
 
 def test_no_such_file(tmp_path: Path) -> None:
     """One that was asked for must be there."""
     with pytest.raises(ConfigError, match=r"nowhere\.toml: No such file"):
-        config.load({}, {}, str(tmp_path / "nowhere.toml"))
+        sources.load({}, {}, str(tmp_path / "nowhere.toml"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"), [("prot", "port"), ("tls-crt", "tls-cert"), ("max_sise", "max-size"), ("suffixes", "suffix")]
+)
+def test_an_unknown_key_is_answered_with_the_nearest(tmp_path: Path, wrong: str, meant: str) -> None:
+    """Not with all thirty."""
+    path = tmp_path / "bad.toml"
+    path.write_text(f"{wrong} = 1\n")
+    with pytest.raises(ConfigError) as caught:
+        sources.load({}, {}, str(path))
+    assert str(caught.value) == f"{path}: unknown key {wrong!r}; did you mean {meant}?"
+
+
+def test_a_key_twice_in_two_spellings(tmp_path: Path) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text("max-size = 1\nmax_size = 2\n")
+    with pytest.raises(ConfigError, match="max-size"):
+        sources.load({}, {}, str(path))
+
+
+def test_unknown_variables() -> None:
+    environment = {"SMTPMAIL_PROT": "1", "SMTPMAIL_PORT": "1", "SMTPMAIL_CONFIG": "x", "HOME": "/", "SMTPMAIL_QQQQ": ""}
+    assert sources.unknown_variables(environment) == [
+        ("SMTPMAIL_PROT", "there is no such setting; did you mean SMTPMAIL_PORT?"),
+        ("SMTPMAIL_QQQQ", "there is no such setting; smtpmail --help lists the settings"),
+    ]
+
+
+def test_each_source_is_known(tmp_path: Path) -> None:
+    path = tmp_path / "smtpmail.toml"
+    path.write_text("port = 3\nmax-size = 5\ntimeout = 1\n")
+    said = sources.sources({"port": "1"}, {"SMTPMAIL_MAX_SIZE": "4K", "SMTPMAIL_PORT": "2"}, str(path))
+    assert said == {"port": "--port", "max_size": "SMTPMAIL_MAX_SIZE", "timeout": f"{path}: timeout"}

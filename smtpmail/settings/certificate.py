@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
+
+from smtpmail.settings.finding import Finding
 
 RENEW_DAYS = 14
 """A certificate that is valid for fewer days should have been renewed."""
@@ -18,39 +19,35 @@ Handshake = Callable[[ssl.SSLContext], ssl.SSLSocket | ssl.SSLObject]
 """Shakes hands as a client with that context. Raises ssl.SSLError; SSLCertVerificationError when it does not verify."""
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """`level` is ok, warning or error; `advice` says what to do unless it is ok."""
+def judge(handshake: Handshake, hostname: str, subject: str) -> Finding:
+    """What is found about the certificate that the other side of `handshake` shows; `subject` says whose it is.
 
-    level: str
-    text: str
-    advice: str = ""
-
-
-def judge(handshake: Handshake, hostname: str) -> Verdict:
-    """The verdict on the certificate that the other side of `handshake` shows. Raises ssl.SSLError, OSError."""
+    Raises ssl.SSLError, OSError.
+    """
     trusted = True
     try:
         peer = handshake(ssl.create_default_context())
     except ssl.SSLCertVerificationError as error:
         if error.verify_code not in UNKNOWN_ISSUER:
-            return _refused(error, hostname)
+            return _refused(error, hostname, subject)
         trusted = False
         try:
             peer = handshake(_trusting(_certificate(handshake)))
         except ssl.SSLCertVerificationError as second:
-            return _refused(second, hostname)
+            return _refused(second, hostname, subject)
     fields = peer.getpeercert()
     assert fields
     expiry = datetime.fromtimestamp(ssl.cert_time_to_seconds(str(fields["notAfter"])), UTC)
     if not trusted:
-        return Verdict(
-            "warning", f"it is from no known authority, valid until {expiry:%Y-%m-%d}: "
+        return Finding(
+            "certificate", subject, "warning", f"it is from no known authority, valid until {expiry:%Y-%m-%d}: "
             "enough against listeners, not for senders that verify", "get one from an authority (ACME)",
         )  # fmt: skip
     if (expiry - datetime.now(UTC)).days < RENEW_DAYS:
-        return Verdict("warning", f"it expires on {expiry:%Y-%m-%d}", "see why it was not renewed")
-    return Verdict("ok", f"it is for {hostname}, until {expiry:%Y-%m-%d}")
+        return Finding(
+            "certificate", subject, "warning", f"it expires on {expiry:%Y-%m-%d}", "see why it was not renewed"
+        )
+    return Finding("certificate", subject, "ok", f"it is for {hostname}, until {expiry:%Y-%m-%d}")
 
 
 def in_memory(server: ssl.SSLContext, hostname: str) -> Handshake:
@@ -70,14 +67,16 @@ def in_memory(server: ssl.SSLContext, hostname: str) -> Handshake:
     return handshake
 
 
-def _refused(error: ssl.SSLCertVerificationError, hostname: str) -> Verdict:
+def _refused(error: ssl.SSLCertVerificationError, hostname: str, subject: str) -> Finding:
     if error.verify_code == EXPIRED:
-        return Verdict("error", "it has expired", "renew it")
+        return Finding("certificate", subject, "error", "it has expired", "renew it")
     if error.verify_code == NOT_YET_VALID:
-        return Verdict("error", "it is not valid yet", "set the clock of this host, or wait")
+        return Finding("certificate", subject, "error", "it is not valid yet", "set the clock of this host, or wait")
     if error.verify_code == WRONG_NAME:
-        return Verdict("error", f"it is not for {hostname}", f"get one whose names include {hostname}")
-    return Verdict("error", f"it does not verify: {error.verify_message}", "get another one")
+        return Finding(
+            "certificate", subject, "error", f"it is not for {hostname}", f"get one whose names include {hostname}"
+        )
+    return Finding("certificate", subject, "error", f"it does not verify: {error.verify_message}", "get another one")
 
 
 def _certificate(handshake: Handshake) -> bytes:

@@ -1,0 +1,135 @@
+"""Whether a server can start with these settings, and what in them is likely not meant.
+
+The one judgement: `smtpmail check` tells all of it, the start refuses at the first error and logs the warnings. It
+looks, and touches nothing.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from smtpmail.network import is_own_address
+from smtpmail.settings.config import Config
+from smtpmail.settings.finding import Finding
+from smtpmail.settings.machine import permissions, usable_folder
+from smtpmail.settings.sources import unknown_variables
+from smtpmail.settings.values import ConfigError, Endpoint
+
+PATIENCE = 10.0
+"""Seconds: a shorter time-out loses mail of slow clients; RFC 5321 4.5.3.2 asks for minutes."""
+
+
+def require(config: Config, environment: Mapping[str, str]) -> list[Finding]:
+    """The warnings, when the server can start. Raises ConfigError with the first error otherwise."""
+    found = list(judge(config, environment))
+    for finding in found:
+        if finding.level == "error":
+            raise ConfigError(finding.line)
+    return found
+
+
+def _error(subject: str, text: str) -> Finding:
+    return Finding("setting", subject, "error", text)
+
+
+def _warning(subject: str, text: str, advice: str = "") -> Finding:
+    return Finding("setting", subject, "warning", text, advice)
+
+
+def judge(config: Config, environment: Mapping[str, str]) -> Iterator[Finding]:
+    """All errors and warnings. With sockets that systemd passes, addresses are not judged."""
+    for look in (_tls, _smarthost, _folders):
+        try:
+            yield from look(config)
+        except ConfigError as error:
+            subject, _, text = str(error).partition(": ")
+            yield _error(subject, text)
+    if "LISTEN_FDS" not in environment:
+        yield from _listeners(config)
+    yield from _names(config)
+    if config.timeout < PATIENCE:
+        yield _warning("--timeout", f"{config.timeout:g} s are too short for slow clients: their mail is lost")
+    for complaint in unknown_variables(environment):
+        yield _warning(*complaint)
+
+
+def _tls(config: Config) -> Iterator[Finding]:
+    if config.tls_key and not config.tls_cert:
+        raise ConfigError("--tls-key: there is no certificate: give --tls-cert too")
+    if not config.tls_cert:
+        return
+    context = config.tls_context()
+    # Loaded only here: most configurations are judged without.
+    from smtpmail.settings import certificate  # noqa: PLC0415
+
+    found = certificate.judge(certificate.in_memory(context, config.hostname), config.hostname, "--tls-cert")
+    if found.level != "ok":
+        # Senders that do not verify take any certificate, so the server starts with it.
+        yield replace(found, level="warning", text=f"{config.tls_cert}: {found.text}")
+    key = config.tls_key or config.tls_cert
+    if permissions(key) & (stat.S_IROTH | stat.S_IWOTH):
+        yield _warning("--tls-key", f"every account of this host can read {key}", f"chmod o= {key}")
+
+
+def _smarthost(config: Config) -> Iterator[Finding]:
+    if config.smarthost_auth:
+        if not config.smarthost:
+            raise ConfigError("--smarthost-auth: there is no smarthost: give --smarthost too")
+        config.read_smarthost_auth()
+    yield from ()
+
+
+def _folders(config: Config) -> Iterator[Finding]:
+    spool, queue = os.path.realpath(config.spool), os.path.realpath(config.queue)
+    if spool == queue:
+        raise ConfigError(f"--queue: {config.queue} is the spool: its files would be taken for mailboxes")
+    if spool.startswith(queue.rstrip("/") + "/"):
+        raise ConfigError(f"--spool: {config.spool} lies in the queue {config.queue}")
+    if queue.startswith(spool.rstrip("/") + "/"):
+        first = os.path.relpath(queue, spool).split("/")[0]
+        if not first.startswith("."):
+            raise ConfigError(
+                f"--queue: {config.queue} lies in what would be the mailbox of {first}; "
+                "within the spool its name must begin with a dot"
+            )
+    for option, path in (("--spool", config.spool), ("--queue", config.queue)):
+        usable_folder(path, option)
+    if permissions(config.queue) & (stat.S_IWGRP | stat.S_IWOTH):
+        yield _warning(
+            "--queue", f"others than its owner may write to {config.queue}: they can send mail as anybody",
+            f"chmod 700 {config.queue}",
+        )  # fmt: skip
+    if permissions(config.spool) & stat.S_IWOTH:
+        yield _warning(
+            "--spool", f"every account of this host may write to {config.spool}", f"chmod o-w {config.spool}"
+        )
+
+
+def _listeners(config: Config) -> Iterator[Finding]:
+    loopback = [_bound(e, config) for e in config.loopback or (Endpoint("127.0.0.1"), Endpoint("::1"))]
+    network = () if config.no_network else config.listen
+    for endpoint in network:
+        where = _bound(endpoint, config)
+        if where in loopback and where.port:
+            yield _error("--listen", f"{where} is the loopback listener's, whose clients may send to the world")
+    for option, endpoints in (("--loopback", config.loopback), ("--listen", network)):
+        for endpoint in endpoints:
+            if not is_own_address(ipaddress.ip_address(endpoint.host)):
+                yield _error(option, f"{endpoint.host} is no address of this machine")
+
+
+def _bound(endpoint: Endpoint, config: Config) -> Endpoint:
+    return Endpoint(endpoint.host, config.port if endpoint.port is None else endpoint.port)
+
+
+def _names(config: Config) -> Iterator[Finding]:
+    if config.no_network:
+        return
+    for option, names in (("--hostname", (config.hostname,)), ("--suffix", config.domains)):
+        for name in names:
+            if "." not in name or name.endswith((".localdomain", ".local", ".localhost")):
+                yield _warning(option, f"{name} is no public name: other servers can't send to it")
