@@ -5,12 +5,13 @@ from __future__ import annotations
 import ipaddress
 import json
 import sys
+from dataclasses import replace
 from typing import Any, TextIO
 
 import click
 
-from smtpmail.admin.dns_check import MailHost, findings
-from smtpmail.admin.dns_records import Address, needed
+from smtpmail.admin.dns_check import WELL_KNOWN, MailHost, findings
+from smtpmail.admin.dns_records import Address, needed, tasks
 from smtpmail.admin.dns_update import Publisher, UpdateFailed, parse_key
 from smtpmail.dns.lookup import LookupFailed, make_resolver, through
 from smtpmail.network import public_addresses
@@ -19,7 +20,7 @@ from smtpmail.settings.options import SettingsGroup, load_config
 from smtpmail.settings.values import ConfigError
 
 
-class AddressType(click.ParamType[Address]):
+class AddressType(click.ParamType):  # type: ignore[type-arg]  # generic since Click 8.4 alone
     """An IP address on the command line."""
 
     name = "address"
@@ -30,6 +31,13 @@ class AddressType(click.ParamType[Address]):
         except ValueError:
             self.fail(f"{value!r} is no IP address", param, ctx)
 
+
+HEADINGS = {
+    "add": "add",
+    "replace": "replace: one stands in the place of another",
+    "keep": "keep: these are right",
+    "check": "add, unless it is there: DNS did not answer",
+}
 
 address_option = click.option(
     "--address", "addresses", type=AddressType(), multiple=True, metavar="ADDR",
@@ -48,14 +56,42 @@ def dns() -> None:
 @json_option
 @click.pass_context
 def records(ctx: click.Context, /, addresses: tuple[Address, ...], as_json: bool) -> None:
-    """List the records as lines of a zone file, to be entered at the provider."""
-    host = mail_host(load_config(ctx), addresses)
-    wanted = needed(host.domains, host.hostname, host.addresses)
+    """List what to enter at the provider, as lines of a zone file: records to add, to replace, and to keep.
+
+    Records that exist are looked up, and joined as `publish` does it.
+    """
+    settings = load_config(ctx)
+    host = mail_host(settings, addresses)
+    lookup, silent = through(make_resolver(settings.resolver)), set[str]()
+
+    def existing(name: str, kind: str) -> list[str] | None:
+        if name in silent:
+            return None
+        try:
+            alias = lookup(name, "CNAME")
+            if alias:
+                raise ConfigError(
+                    f"{name} is an alias (CNAME {alias[0]}); a mail host and a mail domain may not be one"
+                )
+            return lookup(name, kind)
+        except LookupFailed as error:
+            # Each further question to a zone that does not answer would cost its time, too.
+            silent.add(name)
+            click.echo(f"smtpmail dns records: {error}", err=True)
+            return None
+
+    wanted = tasks(needed(host.domains, host.hostname, host.addresses), existing)
     if as_json:
-        click.echo(json.dumps([record.as_dict() for record in wanted], indent=2))
+        click.echo(json.dumps([task.as_dict() for task in wanted], indent=2))
         return
-    for record in wanted:
-        click.echo(f"{record!s:70} ; {record.purpose}")
+    for action, heading in HEADINGS.items():
+        chosen = [task for task in wanted if task.action == action]
+        if chosen:
+            click.echo(f"; {heading}")
+        for task in chosen:
+            for value in task.replaces:
+                click.echo(f"; remove: {task.record.name} {task.record.type} {value}")
+            click.echo(f"{task.record!s:70} ; {task.record.purpose}")
 
 
 @dns.command()
@@ -101,7 +137,7 @@ def publish(
         click.echo(f"smtpmail dns publish: {error}", err=True)
         sys.exit(1)
     if as_json:
-        click.echo(json.dumps({"changes": [str(change) for change in changes]}))
+        click.echo(json.dumps({"changes": [str(change) for change in changes], "primaries": publisher.primaries}))
     else:
         click.echo("\n".join(map(str, changes)) or "all records are there")
 
@@ -109,12 +145,27 @@ def publish(
 @dns.command()
 @address_option
 @json_option
+@click.option(
+    "--outbound",
+    multiple=True,
+    metavar="HOST",
+    help="A mail server of others, reached on port 25; repeatable, one is enough. Default: some that everybody knows.",
+)
+@click.option("--dns-only", is_flag=True, help="Look at the records alone: connect to no port.")
 @click.pass_context
-def check(ctx: click.Context, /, addresses: tuple[Address, ...], as_json: bool) -> None:
+def check(
+    ctx: click.Context,
+    /,
+    addresses: tuple[Address, ...],
+    as_json: bool,
+    outbound: tuple[str, ...],
+    dns_only: bool,
+) -> None:
     """Look at this host as a sender or receiver of mail sees it. Exit status 1 when something is wrong."""
     settings = load_config(ctx)
     try:
-        found = list(findings(mail_host(settings, addresses), through(make_resolver(settings.resolver))))
+        host = replace(mail_host(settings, addresses), outbound=outbound or WELL_KNOWN, smarthost=smarthost(settings))
+        found = list(findings(host, through(make_resolver(settings.resolver)), look_at_port=not dns_only))
     except LookupFailed as error:
         click.echo(f"smtpmail dns check: {error}", err=True)
         sys.exit(1)
@@ -124,6 +175,11 @@ def check(ctx: click.Context, /, addresses: tuple[Address, ...], as_json: bool) 
         for finding in found:
             click.echo(str(finding))
     sys.exit(any(finding.level == "error" for finding in found))
+
+
+def smarthost(settings: Config) -> tuple[str, int] | None:
+    """Host and port through which all mail leaves."""
+    return (settings.smarthost.host, settings.smarthost.port or 25) if settings.smarthost else None
 
 
 def mail_host(settings: Config, addresses: tuple[Address, ...]) -> MailHost:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import smtplib
+import socket
 import ssl
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,10 @@ from smtpmail.settings import certificate
 from smtpmail.settings.finding import Finding
 
 CONNECT_SECONDS = 10.0
+OUTBOUND_SECONDS = 5.0
+
+WELL_KNOWN = ("gmail-smtp-in.l.google.com", "mx.yandex.net", "mx1.mail.icloud.com")
+"""Mail servers that always answer on port 25: whoever reaches none of them reaches nobody."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +32,17 @@ class MailHost:
     domains: Sequence[str]
     addresses: Sequence[Address]
     port: int = 25
+    outbound: Sequence[str] = WELL_KNOWN
+    """Mail servers of others, of which one must be reached on port 25; none: nobody is tried."""
+    smarthost: tuple[str, int] | None = None
+    """Through which all mail leaves: then it is tried, and nobody else."""
 
 
 def findings(host: MailHost, lookup: Lookup, *, look_at_port: bool = True) -> Iterator[Finding]:
-    """All findings, in the order in which a sender would run into them; without the port, those of DNS alone."""
+    """All findings, in the order in which a sender would run into them, and then whether mail can leave.
+
+    Without the port, those of DNS alone.
+    """
     checks: list[tuple[str, str, Callable[[], Iterator[Finding]]]] = []
     for domain in host.domains:
         checks.append(("mx", domain, lambda domain=domain: _mx(host, domain, lookup)))  # type: ignore[misc]
@@ -43,6 +55,8 @@ def findings(host: MailHost, lookup: Lookup, *, look_at_port: bool = True) -> It
             )
     for address in host.addresses if look_at_port else ():
         checks.append(("port", str(address), lambda address=address: _port(host, address)))  # type: ignore[misc]
+    if look_at_port and (host.outbound or host.smarthost):
+        checks.append(("outbound", "port 25", lambda: _outbound(host, lookup)))
     for check, subject, run in checks:
         try:
             yield from run()
@@ -186,3 +200,54 @@ def _connect(host: MailHost, address: Address) -> _Client:
     client = _Client(str(address), host.port, local_hostname=host.hostname, timeout=CONNECT_SECONDS)
     client.ehlo()
     return client
+
+
+def _outbound(host: MailHost, lookup: Lookup) -> Iterator[Finding]:
+    """Whether mail can leave. Most providers of small hosts block port 25 until they are asked."""
+    if host.smarthost:
+        name, port = host.smarthost
+        failure = _unreachable(name, port, lookup)
+        if failure:
+            yield Finding(
+                "outbound", f"{name} port {port}", "error", f"the smarthost does not answer: {failure}",
+                "see that name and port are right; the mail waits in the queue",
+            )  # fmt: skip
+        else:
+            yield Finding("outbound", f"{name} port {port}", "ok", "the smarthost answers")
+        return
+    failures = []
+    for name in host.outbound:
+        failure = _unreachable(name, 25, lookup)
+        if not failure:
+            yield Finding("outbound", "port 25", "ok", f"{name} answers")
+            return
+        failures.append(failure)
+    yield Finding(
+        "outbound", "port 25", "error", f"no other mail server can be reached: {'; '.join(failures)}",
+        "ask the hosting provider to open port 25 outwards, or send through a smarthost (--smarthost; with the Ansible "
+        "role smtpmail_smarthost): until then mail to others waits in the queue",
+    )  # fmt: skip
+
+
+def _unreachable(name: str, port: int, lookup: Lookup) -> str:
+    """Why no address of a server can be connected to, '' when one can: IPv4 first, as the other is less often there."""
+    failure = f"{name} has no address"
+    try:
+        known = [str(ipaddress.ip_address(name))] if _is_address(name) else addresses(absolute(name), lookup)
+    except LookupFailed as error:
+        return str(error)
+    for address in known[:1] + [address for address in known[1:] if ":" in address][:1]:
+        try:
+            socket.create_connection((address, port), timeout=OUTBOUND_SECONDS).close()
+        except OSError as error:
+            failure = f"{name} [{address}]: {error.strerror or 'no answer'}"
+        else:
+            return ""
+    return failure
+
+
+def _is_address(name: str) -> bool:
+    with contextlib.suppress(ValueError):
+        ipaddress.ip_address(name)
+        return True
+    return False

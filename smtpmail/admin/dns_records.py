@@ -7,8 +7,8 @@ DMARC, MTA-STS, TLS-RPT) is one more line in `needed`.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -49,6 +49,21 @@ class Change:
             [f"- {self.name} {self.type} {value}" for value in self.remove]
             + [f"+ {self.name} {self.type} {value}" for value in self.add]
         )
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to do with one needed record at the provider: `add` it, let it `replace` others, or `keep` what is there.
+
+    `check` says that nobody knows, because DNS did not answer. `record` has the value that is right beside what exists.
+    """
+
+    action: str
+    record: Record
+    replaces: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, object]:
+        return {**self.record.as_dict(), "action": self.action, "replaces": list(self.replaces)}
 
 
 def absolute(name: str) -> str:
@@ -111,3 +126,21 @@ def text_of(value: str) -> str:
     """The text of a TXT value in zone-file form."""
     parts = value.split('"')[1::2] if value.startswith('"') else [value]
     return "".join(parts)
+
+
+def tasks(records: Iterable[Record], existing: Callable[[str, str], list[str] | None]) -> list[Task]:
+    """What each needed record asks for, beside the values that exist; those are None where DNS does not answer."""
+    found = []
+    for record in records:
+        values = existing(record.name, record.type)
+        change = merge(record, values or [])
+        if values is None:
+            found.append(Task("check", record))
+        elif change is None:
+            policy = next((value for value in values if is_spf(text_of(value))), None)
+            kept = policy if policy and record.type == "TXT" and is_spf(text_of(record.value)) else record.value
+            found.append(Task("keep", replace(record, value=kept)))
+        else:
+            action = "replace" if change.remove else "add"
+            found.append(Task(action, replace(record, value=change.add[0]), change.remove))
+    return found

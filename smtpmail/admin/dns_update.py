@@ -68,6 +68,8 @@ class Publisher:
         self._lookup = through(resolver)
         self._key = key
         self._server = server
+        self.primaries: dict[str, str] = {}
+        """The address of the primary server of each zone, once `publish` has asked it."""
 
     def publish(self, records: Iterable[Record], *, dry_run: bool = False) -> list[Change]:
         """Makes the records hold beside all others and returns what was (to be) changed, zone by zone.
@@ -80,6 +82,7 @@ class Publisher:
         done = []
         for zone, wanted in zones.items():
             primary = self._primary(zone)
+            self.primaries[zone] = str(primary)
             changes = plan(wanted, lambda name, kind, server=primary: ask(server, name, kind))  # type: ignore[misc]
             if changes and not dry_run:
                 self._send(zone, primary, changes)

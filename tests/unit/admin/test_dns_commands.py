@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
+import socket
 from collections.abc import Callable
 
 import dns.resolver
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
-from smtpmail.admin import dns_update, spf
+from smtpmail.admin import dns_check, dns_update, spf
 from smtpmail.admin.dns_check import MailHost, findings
 from smtpmail.admin.dns_records import Change, Record, merge, needed, quoted
 from smtpmail.admin.dns_update import Key, UpdateFailed, parse_key, plan
 from smtpmail.cli import cli
-from smtpmail.dns.lookup import LookupFailed
+from smtpmail.dns.lookup import Lookup, LookupFailed
 
 FOUR = ipaddress.ip_address("192.0.2.10")
 SIX = ipaddress.ip_address("2001:db8::10")
@@ -50,17 +52,69 @@ def test_long_text_is_split_into_strings() -> None:
     assert quoted('a"b\\') == r'"a\"b\\"'
 
 
-@pytest.mark.parametrize("arguments", [[], ["--json"]])
-def test_records_are_printed(arguments: list[str]) -> None:
-    command = ["dns", "records", "-s", "dom.fr", "-H", "mail.dom.fr", "--address", "192.0.2.10", *arguments]
-    result = CliRunner().invoke(cli, command)
+EXISTING = {
+    ("dom.fr.", "MX"): ["0 ."],
+    ("dom.fr.", "TXT"): ['"v=spf1 include:partner.net ~all"', '"verified"'],
+    ("mail.dom.fr.", "A"): ["192.0.2.10"],
+}
+
+
+def records(monkeypatch: pytest.MonkeyPatch, lookup: Lookup, *arguments: str) -> Result:
+    monkeypatch.setattr("smtpmail.admin.dns.through", lambda resolver: lookup)
+    command = ["dns", "records", "-s", "dom.fr", "-H", "mail.dom.fr", "--resolver", "192.0.2.53"]
+    return CliRunner().invoke(cli, [*command, "--address", "192.0.2.10", *arguments])
+
+
+def test_records_say_what_to_add_replace_and_keep(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = records(monkeypatch, table(EXISTING))
     assert result.exit_code == 0, result.output
-    if arguments:
-        assert {"name": "dom.fr.", "type": "MX", "value": "10 mail.dom.fr."}.items() <= json.loads(result.stdout)[
-            0
-        ].items()
-    else:
-        assert result.stdout.splitlines()[0].startswith("dom.fr. 3600 IN MX 10 mail.dom.fr. ")
+    assert [line.partition("  ;")[0].rstrip() for line in result.stdout.splitlines()] == [
+        "; add",
+        'mail.dom.fr. 3600 IN TXT "v=spf1 a -all"',
+        "; replace: one stands in the place of another",
+        "; remove: dom.fr. MX 0 .",
+        "dom.fr. 3600 IN MX 10 mail.dom.fr.",
+        '; remove: dom.fr. TXT "v=spf1 include:partner.net ~all"',
+        'dom.fr. 3600 IN TXT "v=spf1 mx include:partner.net ~all"',
+        "; keep: these are right",
+        "mail.dom.fr. 3600 IN A 192.0.2.10",
+    ]
+
+
+def test_records_for_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = json.loads(records(monkeypatch, table(EXISTING), "--json").stdout)
+    assert [(entry["name"], entry["type"], entry["action"], entry["replaces"]) for entry in found] == [
+        ("dom.fr.", "MX", "replace", ["0 ."]),
+        ("dom.fr.", "TXT", "replace", ['"v=spf1 include:partner.net ~all"']),
+        ("mail.dom.fr.", "A", "keep", []),
+        ("mail.dom.fr.", "TXT", "add", []),
+    ]
+
+
+def test_records_of_a_policy_that_is_right_show_that_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    zone = {("dom.fr.", "TXT"): ['"v=spf1 ip4:192.0.2.1 mx ?all"']}
+    found = json.loads(records(monkeypatch, table(zone), "--json").stdout)
+    assert found[1]["action"] == "keep"
+    assert found[1]["value"] == '"v=spf1 ip4:192.0.2.1 mx ?all"'
+
+
+def test_records_without_an_answer_are_listed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str, kind: str) -> list[str]:
+        raise LookupFailed(f"{name}: SERVFAIL")
+
+    result = records(monkeypatch, broken)
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[0] == "; add, unless it is there: DNS did not answer"
+    assert "dom.fr. 3600 IN MX 10 mail.dom.fr." in result.stdout
+    assert result.stderr.splitlines() == [
+        f"smtpmail dns records: {name}: SERVFAIL" for name in ("dom.fr.", "mail.dom.fr.")
+    ]
+
+
+def test_records_stop_at_an_alias(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = records(monkeypatch, table({("mail.dom.fr.", "CNAME"): ["web.dom.fr."]}))
+    assert result.exit_code != 0
+    assert "mail.dom.fr. is an alias (CNAME web.dom.fr.)" in str(result.exception)
 
 
 def test_an_address_that_is_none_is_a_usage_error() -> None:
@@ -282,3 +336,53 @@ def test_a_name_server_counts_by_the_first_of_its_addresses_that_answers(monkeyp
     del zone[("ns.dom.fr.", "AAAA")]
     with pytest.raises(UpdateFailed, match=r"192\.0\.2\.53 does not answer"):
         publisher.wait([Record("mail.dom.fr.", "AAAA", "2001:db8::1", "")], 0)
+
+
+# -- the way out
+
+
+@pytest.fixture
+def reachable(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, int]]:
+    """The addresses and ports that can be connected to."""
+    known: set[tuple[str, int]] = set()
+
+    def connect(address: tuple[str, int], timeout: float) -> socket.socket:
+        if address not in known:
+            raise TimeoutError(110, "Connection timed out")
+        return socket.socket()
+
+    monkeypatch.setattr(dns_check.socket, "create_connection", connect)
+    return known
+
+
+ELSEWHERE = {
+    ("mx.one.net.", "A"): ["198.51.100.1", "198.51.100.2"],
+    ("mx.one.net.", "AAAA"): ["2001:db8:1::1"],
+    ("mx.two.net.", "A"): ["198.51.100.9"],
+}
+
+
+@pytest.mark.parametrize(
+    ("known", "level", "text"),
+    [
+        ([("198.51.100.1", 25)], "ok", "mx.one.net answers"),
+        ([("2001:db8:1::1", 25)], "ok", "mx.one.net answers"),
+        ([("198.51.100.9", 25)], "ok", "mx.two.net answers"),
+        ([], "error", r"no other mail server .* mx\.two\.net \[198\.51\.100\.9\]: Connection timed out; .*no address"),
+    ],
+)
+def test_port_25_outwards(reachable: set[tuple[str, int]], known: list[tuple[str, int]], level: str, text: str) -> None:
+    reachable.update(known)
+    host = MailHost("mail.dom.fr", [], [], outbound=["mx.one.net", "mx.two.net", "mx.none.net"])
+    (found,) = [one for one in findings(host, table(ELSEWHERE)) if one.check == "outbound"]
+    assert found.level == level
+    assert re.search(text, found.text)
+    assert level == "ok" or "smtpmail_smarthost" in found.advice
+
+
+@pytest.mark.parametrize(("port", "level"), [(587, "ok"), (465, "error")])
+def test_through_a_smarthost_nobody_else_is_tried(reachable: set[tuple[str, int]], port: int, level: str) -> None:
+    reachable.add(("198.51.100.1", 587))
+    host = MailHost("mail.dom.fr", [], [], outbound=["mx.two.net"], smarthost=("mx.one.net", port))
+    (found,) = [one for one in findings(host, table(ELSEWHERE)) if one.check == "outbound"]
+    assert (found.level, found.subject) == (level, f"mx.one.net port {port}")

@@ -77,20 +77,20 @@ def test_records_that_were_there_survive(remote: Host, name: str, kind: str, val
 
 
 def test_dns_check_finds_nothing_wrong(mail: Host) -> None:
-    result = mail.run("smtpmail dns check --json")
+    result = mail.run("smtpmail dns check --json --outbound remote.example.net")
     findings = json.loads(result.stdout)
     assert result.rc == 0, findings
     assert {(f["check"], f["level"]) for f in findings} == {
-        ("mx", "ok"), ("address", "ok"), ("reverse", "ok"), ("spf", "ok"), ("port", "ok"),
+        ("mx", "ok"), ("address", "ok"), ("reverse", "ok"), ("spf", "ok"), ("port", "ok"), ("outbound", "ok"),
         ("certificate", "warning"),  # it is self-signed here
     }  # fmt: skip
 
 
 def test_dns_check_sees_what_is_wrong(mail: Host) -> None:
-    result = mail.run("smtpmail dns check --json --address 192.0.2.99")
+    result = mail.run("smtpmail dns check --json --address 192.0.2.99 --outbound nobody.example.net")
     wrong = {f["check"] for f in json.loads(result.stdout) if f["level"] == "error"}
     assert result.rc == 1
-    assert wrong == {"address", "reverse", "spf", "port"}
+    assert wrong == {"address", "reverse", "spf", "port", "outbound"}
 
 
 def test_no_secret_of_dns_stays_on_the_host(mail: Host) -> None:
