@@ -1,31 +1,29 @@
-"""Where the server takes responsibility for a message: into mailboxes for local recipients, into the queue for others.
+"""The only door for a message: whoever brings it, here the server takes responsibility for it (RFC 5321 4.2.5, 6.1).
 
-The 250 that `commit` returns is given only when everything is on disk (RFC 5321 4.2.5, 6.1), for all or for none.
+Into mailboxes for local recipients, into the queue for others, durable for all or for none. What is put before the
+content is known only when the content is whole: so every copy gets its header at commit.
 """
 
 from __future__ import annotations
 
 import errno
-import re
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from smtpmail.bouncer import Bouncer
 from smtpmail.log import log
+from smtpmail.mail import fields
 from smtpmail.mail.envelope import Envelope
-from smtpmail.mail.notification import header_of
+from smtpmail.mail.head import HeadReader, hops, message_id
 from smtpmail.mail.queued import Item, item_of
 from smtpmail.smtp import replies
-from smtpmail.smtp.replies import Reply
+from smtpmail.smtp.replies import Refusal, Reply
 from smtpmail.spool.commit import commit
 from smtpmail.spool.mailbox import Copy, MailboxBusy, MailboxDraft, Spool
 from smtpmail.spool.queue import QueueDraft, QueueStore
 
-_MESSAGE_ID = re.compile(rb"^message-id:\s*(<[^<>\s]{1,250}>)", re.IGNORECASE | re.MULTILINE)
-
-
-HEAD_SIZE = 64 * 1024
-"""Octets of a header that are looked at: more are not worth the memory."""
+MAX_HOPS = 50
+"""A message with more Received fields than this loops (RFC 5321 6.3)."""
 
 
 def reply_to(error: OSError) -> Reply:
@@ -37,114 +35,142 @@ def reply_to(error: OSError) -> Reply:
     return replies.STORAGE_ERROR
 
 
-class Intake:
-    """Begins messages; one for the whole server. `announce` tells of a new queued message."""
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A message that is on disk."""
+
+    envelope: Envelope
+    header: bytes
+    """Its own header, as it came."""
+    queued: Item | None
+    """What of it waits to leave."""
+
+
+class Accept:
+    """One for each process. `announce` is told of every message that was taken."""
 
     def __init__(
         self,
         spool: Spool,
-        store: QueueStore,
-        bouncer: Bouncer,
+        queue: QueueStore,
         hostname: str,
-        announce: Callable[[Item], None],
+        announce: Callable[[Accepted], None],
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.spool = spool
-        self.store = store
-        self.bouncer = bouncer
+        self.queue = queue
         self.hostname = hostname
         self.announce = announce
+        self.clock = clock
 
     def begin(self, envelope: Envelope) -> Incoming:
-        """A message whose content follows. Raises OSError."""
+        """A message whose content follows."""
         return Incoming(envelope, self)
+
+    def take(self, envelope: Envelope, content: bytes) -> None:
+        """A message of this server's own: returns when it is on disk. Raises OSError, Refusal."""
+        incoming = self.begin(envelope)
+        try:
+            incoming.write(content)
+            incoming.commit(len(content) + content.count(b"\n"))
+        finally:
+            incoming.close()
 
 
 class Incoming:
     """One message on its way in."""
 
-    def __init__(self, envelope: Envelope, intake: Intake) -> None:
+    def __init__(self, envelope: Envelope, accept: Accept) -> None:
         self._envelope = envelope
-        self._intake = intake
-        self._arrived = time.time()
-        self._received = envelope.received(intake.hostname, self._arrived).encode()
-        self._copies = [
-            Copy(r.user, envelope.delivery_header(r).encode() + self._received) for r in envelope.local if r.user
-        ]
-        self._content = intake.spool.content(self._copies[0]) if self._copies else intake.store.content()
-        self._head = b""
-        self._head_is_whole = False
-        self._eightbit = not self._received.isascii()
+        self._accept = accept
+        self._arrived = accept.clock()
+        self._head = HeadReader()
+        self._body = accept.spool.content() if envelope.mailboxes else accept.queue.content()
+        self._eightbit = False
 
     def write(self, data: bytes) -> None:
-        """Takes the next piece of the content. Raises OSError."""
-        if not self._head_is_whole:
-            seen = self._head + data[:HEAD_SIZE]
-            self._head = header_of(seen)[:HEAD_SIZE]
-            self._head_is_whole = len(self._head) < len(seen)
+        """Takes the next piece of the content (LF line ends). Raises OSError, Refusal."""
         self._eightbit = self._eightbit or not data.isascii()
-        self._content.write(data)
+        if self._head.done:
+            self._body.write(data)
+            return
+        body = self._head.feed(data)
+        if hops(self._head.head) > MAX_HOPS:
+            raise Refusal(replies.TOO_MANY_HOPS)
+        if body:
+            self._body.write(body)
 
-    def commit(self, size: int) -> Reply:
-        """Makes the message durable and answers for it; `size` counts octets as received."""
-        envelope = self._envelope
-        intake = self._intake
+    def commit(self, size: int) -> None:
+        """Makes the message durable, logs and announces it; `size` counts octets as received.
+
+        Raises OSError, Refusal: then nothing of it is anywhere.
+        """
+        accept, envelope = self._accept, self._envelope
+        received = fields.received(envelope, accept.hostname, self._arrived).encode()
         local: list[MailboxDraft] = []
         queued: list[QueueDraft] = []
         try:
-            local = intake.spool.prepare(self._content, self._copies)
+            local = accept.spool.prepare(self._body, self._copies(received + self._head.head))
             if envelope.remote:
-                queued = [intake.store.prepare(self._content, self._item(size), self._received)]
+                item = self._item(size, received)
+                queued = [accept.queue.prepare(self._body, item, received + self._head.head)]
             commit([*queued, *local])
-        except OSError as error:
-            return self.failed(error)
         finally:
             for draft in (*local, *queued):
                 draft.close()
         self._tell(size, local, queued)
-        return replies.queued(envelope.id)
 
-    def _item(self, size: int) -> Item:
+    def _copies(self, header: bytes) -> list[Copy]:
+        """One for each mailbox, whatever the number of recipients that lead there."""
+        sender = self._envelope.sender
+        return [
+            Copy(user, fields.final_delivery(sender, recipients).encode() + header)
+            for user, recipients in self._envelope.mailboxes.items()
+        ]
+
+    def _item(self, size: int, received: bytes) -> Item:
         return item_of(
             self._envelope,
-            size + len(self._received) + self._received.count(b"\n"),
-            eightbit=self._eightbit,
-            utf8_header=not (self._head.isascii() and self._received.isascii()),
+            size + len(received) + received.count(b"\n"),
+            eightbit=self._eightbit or not received.isascii(),
+            utf8_header=not (self._head.head.isascii() and received.isascii()),
             now=self._arrived,
         )
 
     def _tell(self, size: int, local: Sequence[MailboxDraft], queued: Sequence[QueueDraft]) -> None:
-        """The log; the queue's runner; senders who asked to be told of a delivery."""
+        """The log, and whoever waits for new messages."""
         envelope = self._envelope
-        message_id = _MESSAGE_ID.search(self._head)
+        peer = envelope.peer
         log.info(
             "message.received",
             id=envelope.id,
             sender=str(envelope.sender),
             recipients=[str(r.address) for r in envelope.recipients],
             size=size,
-            client=envelope.client.name,
-            listener=envelope.client.listener,
-            helo=envelope.helo,
+            client=peer.name if peer else None,
+            listener=peer.listener if peer else None,
+            helo=envelope.helo or None,
             tls=envelope.tls,
-            message_id=message_id[1].decode("utf-8", "replace") if message_id else None,
+            message_id=message_id(self._head.head),
         )
         for draft in local:
             log.info("message.stored", id=envelope.id, user=draft.user, number=draft.number)
         for waiting in queued:
             log.info("message.queued", id=envelope.id, recipients=[r.address for r in waiting.item.recipients])
-            self._intake.announce(waiting.item)
-        if any(r.notify for r in envelope.local):
-            try:
-                self._intake.bouncer.success(envelope, envelope.local, self._head)
-            except OSError as error:
-                log.error("bounce.failed", id=envelope.id, error=str(error))
-
-    def failed(self, error: OSError) -> Reply:
-        """Logs that the message could not be stored; returns the reply for the client."""
-        reply = reply_to(error)
-        log.error("message.failed", id=self._envelope.id, error=str(error), reply=str(reply))
-        return reply
+        self._accept.announce(Accepted(envelope, self._head.head, queued[0].item if queued else None))
 
     def close(self) -> None:
         """Frees what the message held; without a commit it is gone."""
-        self._content.close()
+        self._body.close()
+
+
+def log_refused(envelope: Envelope, reply: Reply | None) -> None:
+    """Tells of a message that was begun and not taken; `reply` is None when the client went away before one."""
+    log.warning(
+        "message.refused",
+        id=envelope.id,
+        sender=str(envelope.sender),
+        recipients=[str(r.address) for r in envelope.recipients],
+        client=envelope.peer.name if envelope.peer else None,
+        reply=str(reply) if reply else None,
+    )

@@ -14,28 +14,21 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Sequence
+from functools import partial
 
-from smtpmail import __version__, systemd
-from smtpmail.bouncer import Bouncer
+from smtpmail import __version__, systemd, wiring
 from smtpmail.inbound.admission import Admission, SharedCounts
 from smtpmail.inbound.front import STOP_SECONDS, Front
-from smtpmail.inbound.sockets import open_sockets
+from smtpmail.inbound.sockets import open_sockets, receives
 from smtpmail.inbound.workers import STACK_SIZE
 from smtpmail.log import log
 from smtpmail.mail.queued import Item
-from smtpmail.network import IPAddress, is_own_address
-from smtpmail.outbound.client import Credentials, Timeouts
-from smtpmail.outbound.courier import Courier, Resolver
-from smtpmail.outbound.runner import Runner
-from smtpmail.outbound.target import Target
 from smtpmail.settings.config import Config
 from smtpmail.settings.finding import Finding
 from smtpmail.spool.mailbox import Spool
 from smtpmail.spool.queue import QueueStore
-from smtpmail.users.routing import Router
-from smtpmail.users.users import Users
+from smtpmail.wiring import MailSystem
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 """Those that `_next_signal` returns."""
@@ -47,7 +40,7 @@ class Server:
     def __init__(self, config: Config, warnings: Sequence[Finding] = ()) -> None:
         self._config = config
         self._warnings = warnings
-        self._store = QueueStore(config.queue)
+        self._queue = QueueStore(config.queue)
         self._children: list[int] = []
 
     def run(self) -> bool:
@@ -62,7 +55,7 @@ class Server:
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         sockets = open_sockets(config)
         threading.stack_size(STACK_SIZE)
-        removed = Spool(config.spool).repair() + self._store.repair()
+        removed = Spool(config.spool).repair() + self._queue.repair()
         if removed:
             log.info("spool.repaired", removed=removed)
         if config.users is None:
@@ -70,7 +63,7 @@ class Server:
         for doubt in self._warnings:
             log.warning("setting.doubtful", setting=doubt.subject, text=doubt.text, hint=doubt.advice or None)
         counts = SharedCounts(processes, config.max_connections)
-        wake_socket = self._store.listen()
+        wake_socket = self._queue.listen()
         # What is there now stays: the collector need not look at it again and again, nor touch its pages.
         gc.collect()
         gc.freeze()
@@ -88,16 +81,10 @@ class Server:
         os.close(lifeline)
         if self._children:
             _settle(processors, 0)
-        front = Front(config, sockets, Admission(config, counts, 0), self._submit)
-        self._runner = Runner(
-            self._store,
-            courier(config, front.receives),
-            front.bouncer,
-            config.retry_policy,
-            max_workers=config.max_deliveries,
-            max_per_destination=config.max_deliveries_per_destination,
-        )
-        self._runner.start(wake_socket)
+        self._runner = wiring.runner(config, self._queue, partial(receives, sockets))
+        system = MailSystem(config, self._runner.submit)
+        front = self._front(system, sockets, Admission(config, counts, 0))
+        self._runner.start(wake_socket, system.bouncer)
         log.info(
             "server.started",
             version=__version__,
@@ -109,15 +96,16 @@ class Server:
             pid=os.getpid(),
             processes=processes,
         )
+        system.read_users()
         front.start()
         systemd.notify(f"READY=1\nSTATUS=Serving {', '.join(config.domains)}")
-        healthy = self._obey(front)
+        healthy = self._obey(system, front)
         self._stop(front)
         return healthy
 
     # -- signals
 
-    def _obey(self, front: Front) -> bool:
+    def _obey(self, system: MailSystem, front: Front) -> bool:
         """Returns when it is time to stop: whether somebody asked for it."""
         interval = systemd.watchdog_interval()
         while True:
@@ -127,6 +115,7 @@ class Server:
             elif number == signal.SIGHUP:
                 systemd.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
                 self._tell_children(signal.SIGHUP)
+                system.read_users()
                 front.reload()
                 log.info("server.reloaded")
                 systemd.notify("READY=1")
@@ -143,24 +132,24 @@ class Server:
         systemd.notify("STOPPING=1")
         deadline = time.monotonic() + STOP_SECONDS
         self._tell_children(signal.SIGTERM)
-        cut = front.stop(self._in_a_hurry)
+        cut = front.stop(self._pause)
         while self._children and time.monotonic() < deadline + 5:
             self._reap()
-            self._in_a_hurry()
+            self._pause()
         self._tell_children(signal.SIGKILL)
         self._runner.stop(max(1.0, deadline - time.monotonic()))
         log.info("server.stopped", sessions_cut=cut)
 
-    def _in_a_hurry(self) -> bool:
+    def _pause(self) -> None:
         """Waits a moment; a second signal ends everything at once: whatever was answered with 250 is on disk."""
         if _next_signal(0.05) in (signal.SIGTERM, signal.SIGINT):
             self._tell_children(signal.SIGKILL)
             log.info("server.stopped", hint="at once, by a second signal")
             os._exit(0)
-        return False
 
-    def _submit(self, item: Item) -> None:
-        self._runner.submit(item)
+    def _front(self, system: MailSystem, sockets: Sequence[tuple[str, socket.socket]], admission: Admission) -> Front:
+        routes = {kind: router.routes for kind, router in system.routers.items()}
+        return Front(self._config, sockets, admission, system.accept, routes)
 
     # -- the other processes
 
@@ -182,10 +171,13 @@ class Server:
         status = 1
         try:
             self._children = []
-            front = Front(self._config, sockets, admission, self._announce)
+            system = MailSystem(self._config, self._announce)
+            front = self._front(system, sockets, admission)
+            system.read_users()
             front.start()
             threading.Thread(target=self._follow_parent, args=(lifeline,), daemon=True).start()
             while _next_signal() == signal.SIGHUP:
+                system.read_users()
                 front.reload()
             # Ctrl-C and service managers signal every process, and the parent does once more: that is no second
             # request. In a hurry, the parent kills.
@@ -202,7 +194,7 @@ class Server:
 
     def _announce(self, item: Item) -> None:
         """Tells the process that runs the queue."""
-        self._store.wake(item.id)
+        self._queue.wake(item.id)
 
 
 def _next_signal(timeout: float | None = None) -> int | None:
@@ -217,9 +209,8 @@ def _next_signal(timeout: float | None = None) -> int | None:
     return taken.si_signo if taken else None
 
 
-def _wait_a_moment() -> bool:
+def _wait_a_moment() -> None:
     time.sleep(0.05)
-    return False
 
 
 def _settle(processors: Sequence[int], number: int) -> None:
@@ -227,47 +218,3 @@ def _settle(processors: Sequence[int], number: int) -> None:
     # A sandbox may forbid it: then the kernel decides.
     with contextlib.suppress(OSError):
         os.sched_setaffinity(0, {processors[number % len(processors)]})
-
-
-def bouncer(config: Config, announce: Callable[[Item], None]) -> Bouncer:
-    """Notifications as the settings describe them; `announce` is told of one that leaves through the queue."""
-    users = Users(config.users, lambda count, complaints: None)
-    router = Router(config.domains, users, may_relay=True, is_own_address=is_own_address)
-    return Bouncer(Spool(config.spool), QueueStore(config.queue), router.route, config.hostname, announce)
-
-
-class LateResolver:
-    """The resolver, loaded with the first look-up: a server that only receives does without its memory."""
-
-    def __init__(self, config: Config, receives: Callable[[IPAddress, int], bool]) -> None:
-        self._config = config
-        self._receives = receives
-
-    @cached_property
-    def _resolver(self) -> Resolver:
-        from smtpmail.outbound.destinations import Resolver  # noqa: PLC0415
-
-        return Resolver(self._config.resolver, self._config.hostname, self._receives)
-
-    def targets(self, domain: str) -> list[Target]:
-        """See Resolver."""
-        return self._resolver.targets(domain)
-
-    def addresses(self, host: str) -> tuple[list[str], bool]:
-        """See Resolver."""
-        return self._resolver.addresses(host)
-
-
-def courier(config: Config, receives: Callable[[IPAddress, int], bool]) -> Courier:
-    """The way out that the settings describe."""
-
-    def credentials() -> Credentials | None:
-        return Credentials(*config.read_smarthost_auth()) if config.smarthost_auth else None
-
-    return Courier(
-        LateResolver(config, receives),
-        config.hostname,
-        Timeouts(config.connect_timeout, config.reply_timeout),
-        config.smarthost,
-        credentials,
-    )

@@ -206,7 +206,7 @@ def _bounce(ctx: click.Context, store: QueueStore, item: Item) -> None:
     from smtpmail import log  # noqa: PLC0415
     from smtpmail.mail.notification import Fate, Kind, wanted  # noqa: PLC0415
     from smtpmail.outbound.runner import notify  # noqa: PLC0415
-    from smtpmail.server import bouncer  # noqa: PLC0415
+    from smtpmail.wiring import MailSystem  # noqa: PLC0415
 
     config = load_config(ctx)
     log.configure("console" if sys.stderr.isatty() else "json", "warning")
@@ -216,7 +216,8 @@ def _bounce(ctx: click.Context, store: QueueStore, item: Item) -> None:
         if wanted(Kind.FAILURE, (r := item.recipients[n]).notify)
     ]
     store.record(item, [{"recipient": n, "state": FAILED, "reply": "removed"} for n in item.pending])
-    notify(store, bouncer(config, lambda new: _announce(store, new)), config.retry_policy, Kind.FAILURE, item, fates)
+    system = MailSystem(config, lambda new: _announce(store, new))
+    notify(store, system.bouncer, config.retry_policy, Kind.FAILURE, item, fates)
 
 
 def _announce(store: QueueStore, item: Item) -> None:

@@ -266,11 +266,13 @@ def words(entry: Entry) -> tuple[str, str | None]:
             return f"refused {sender} to {of('recipient')}: {of('reply')}", "red"
         case "message.received":
             who = f"{of('client', ' from ')}{of('helo', ', which calls itself ')}"
-            how = of("tls", ", over ") or ", in clear text"
+            how = of("tls", ", over ") or (", in clear text" if who else ", written by this server")
             what = f"{of('size', ', ', ' octets')}{of('message_id', ', Message-ID ')}"
             return f"received{who}{how}: {sender} to {of('recipients')}{what}", None
+        case "message.refused":
+            return f"not taken: {sender} to {of('recipients')}{of('reply', '; the client was told: ')}", "red"
         case "message.failed":
-            return f"could not be stored: {of('error')}{of('reply', '; the client was told: ')}", "red"
+            return f"could not be stored: {of('error')}", "red"
         case "message.stored":
             return f"stored in the mailbox of {of('user')} as {of('number')}", "green"
         case "message.queued":

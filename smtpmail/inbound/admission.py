@@ -6,7 +6,7 @@ import hashlib
 import mmap
 import threading
 
-from smtpmail.mail.envelope import Client
+from smtpmail.mail.envelope import Peer
 from smtpmail.settings.config import Config
 from smtpmail.smtp import replies
 from smtpmail.smtp.replies import Reply
@@ -51,7 +51,7 @@ class SharedCounts:
 
 
 class Admission:
-    """Who may come in: limits for all connections and for those of one client (Client.key), over all processes."""
+    """Who may come in: limits for all connections and for those of one client (Peer.key), over all processes."""
 
     def __init__(self, config: Config, counts: SharedCounts, process: int) -> None:
         self._most = config.max_connections
@@ -60,14 +60,14 @@ class Admission:
         self._lock = threading.Lock()
         self._free = counts.slots(process)
 
-    def enter(self, client: Client) -> int | Reply:
+    def enter(self, peer: Peer) -> int | Reply:
         """Lets the client in and returns its slot, or the reply that turns it away."""
         # Of a digest, no two that stand side by side make a third.
-        key = hashlib.blake2b(client.key.encode(), digest_size=SharedCounts.SLOT).digest()
+        key = hashlib.blake2b(peer.key.encode(), digest_size=SharedCounts.SLOT).digest()
         with self._lock:
             if not self._free or self._counts.total() >= self._most:
                 return replies.TOO_MANY_CONNECTIONS
-            if client.listener == "network" and self._counts.count(key) >= self._most_per_client:
+            if peer.listener == "network" and self._counts.count(key) >= self._most_per_client:
                 return replies.TOO_MANY_FROM_CLIENT
             slot = self._free.pop()
             self._counts.take(slot, key)

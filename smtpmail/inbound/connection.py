@@ -9,29 +9,29 @@ import struct
 import time
 from collections.abc import Callable
 
-from smtpmail.accept import Incoming, Intake, reply_to
+from smtpmail.accept import Accept, Incoming, log_refused, reply_to
+from smtpmail.inbound.deadline import Deadline
 from smtpmail.log import log
-from smtpmail.mail.envelope import Client
+from smtpmail.mail.address import Address
+from smtpmail.mail.envelope import Envelope, Peer
+from smtpmail.mail.route import Route
 from smtpmail.smtp import replies
+from smtpmail.smtp.replies import Refusal
 from smtpmail.smtp.session import (
     Abort,
     Action,
     Begin,
+    CheckSender,
     Close,
     Commit,
-    Content,
+    FindRoutes,
     RecipientRefused,
     Session,
     StartTLS,
+    Write,
 )
 
 RECEIVE_SIZE = 64 * 1024
-
-TRANSACTION_TIMEOUTS = 4
-"""One message may take this many times the timeout, and besides ..."""
-
-MIN_RATE = 1024
-"""... a second for so many octets: a client that drips is not allowed to hold a thread for long."""
 
 
 def set_timeouts(sock: socket.socket, seconds: float) -> None:
@@ -47,30 +47,31 @@ class Connection:
     def __init__(
         self,
         sock: socket.socket,
-        client: Client,
+        peer: Peer,
         session: Session,
-        intake: Intake,
+        routes: Callable[[Address], tuple[Route, ...]],
+        accept: Accept,
         timeout: float,
         tls_context: Callable[[], ssl.SSLContext] | None,
     ) -> None:
         self._sock = sock
-        self._client = client
+        self._peer = peer
         self._session = session
-        self._intake = intake
+        self._routes = routes
+        self._accept = accept
         self._timeout = timeout
         self._tls_context = tls_context
+        self._deadline = Deadline(timeout, session.max_size)
         self._wait_set = timeout
         self._incoming: Incoming | None = None
+        self._message: Envelope | None = None
+        """The message that has begun and is neither taken nor refused."""
         self._stop_at: float | None = None
-        self._line_since = 0.0
-        self._under_way: object = None
-        self._under_way_since = 0.0
-        self._under_way_octets = 0
 
     def run(self) -> None:
         """The whole life of the connection; raises nothing."""
         since = time.monotonic()
-        log.info("session.opened", client=self._client.name, listener=self._client.listener)
+        log.info("session.opened", client=self._peer.name, listener=self._peer.listener)
         reason = "closed by client"
         try:
             reason = self._converse()
@@ -78,16 +79,16 @@ class Connection:
             reason = f"connection lost: {error}"
         except Exception:
             reason = "internal error"
-            log.exception("session.error", client=self._client.name)
+            log.exception("session.error", client=self._peer.name)
             with contextlib.suppress(OSError):
                 self._sock.sendall(replies.INTERNAL_ERROR.wire)
         finally:
-            self._drop_message()
+            self._refuse_message(self._session.farewell)
             self._sock.close()
             log.info(
                 "session.closed",
-                client=self._client.name,
-                listener=self._client.listener,
+                client=self._peer.name,
+                listener=self._peer.listener,
                 messages=self._session.messages,
                 seconds=round(time.monotonic() - since, 3),
                 reason=reason,
@@ -120,7 +121,7 @@ class Connection:
             try:
                 data = self._receive(progress=bool(output))
             except (TimeoutError, BlockingIOError, ssl.SSLWantReadError):
-                session.close(replies.TIMED_OUT if self._time_left() > 0 else replies.TOO_SLOW)
+                session.close(replies.TIMED_OUT if self._deadline.time_left(time.monotonic()) > 0 else replies.TOO_SLOW)
                 continue
             if data:
                 session.receive(data)
@@ -152,32 +153,18 @@ class Connection:
     def _receive(self, *, progress: bool) -> bytes:
         """Waits for input as long as the limits allow; b"" at the end of the stream."""
         session = self._session
-        under_way = session.under_way
-        now = time.monotonic()
-        if under_way is not self._under_way:
-            self._under_way, self._under_way_since, self._under_way_octets = under_way, now, 0
-        wait = self._timeout
-        if not session.awaits_content:
-            if progress or not session.mid_command:
-                self._line_since = now
-            wait -= now - self._line_since
-        if under_way is not None:
-            wait = min(wait, self._time_left())
+        wait = self._deadline.waiting(
+            time.monotonic(),
+            session.under_way,
+            content=session.awaits_content,
+            progress=progress or not session.mid_command,
+        )
         # Close to the last value is good enough: a call saved for each read.
         if not 0.9 * self._wait_set <= wait <= self._wait_set:
             self._set_wait(max(wait, 0.001))
         data = self._sock.recv(RECEIVE_SIZE)
-        self._under_way_octets += len(data)
+        self._deadline.received(len(data))
         return data
-
-    def _time_left(self) -> float:
-        """Seconds that the message under way may still take."""
-        if self._under_way is None:
-            return self._timeout
-        # What comes beyond the size that is taken buys no more time.
-        octets = min(self._under_way_octets, 2 * self._session.max_size)
-        allowed = TRANSACTION_TIMEOUTS * self._timeout + octets / MIN_RATE
-        return self._under_way_since + allowed - time.monotonic()
 
     def _set_wait(self, seconds: float) -> None:
         self._wait_set = seconds
@@ -189,24 +176,26 @@ class Connection:
     # -- actions
 
     def _perform(self, action: Action) -> None:
+        session = self._session
         match action:
-            case Content(data):
+            case Write(data):
                 self._write(data)
             case Commit(_, size):
-                incoming, self._incoming = self._incoming, None
-                assert incoming is not None
+                self._commit(size)
+            case CheckSender():
+                session.sender_accepted()
+            case FindRoutes(_, address):
                 try:
-                    self._session.finish(incoming.commit(size))
-                finally:
-                    incoming.close()
+                    routes = self._routes(address)
+                except Refusal as refusal:
+                    session.recipient_refused(refusal.reply)
+                else:
+                    session.recipient_accepted(routes)
             case Begin(envelope):
-                try:
-                    self._incoming = self._intake.begin(envelope)
-                except OSError as error:
-                    log.error("message.failed", id=envelope.id, error=str(error))
-                    self._session.message_failed(reply_to(error))
-            case Abort():
-                self._drop_message()
+                self._message = envelope
+                self._incoming = self._accept.begin(envelope)
+            case Abort(reply):
+                self._refuse_message(reply)
             case StartTLS():
                 self._start_tls()
             case RecipientRefused(envelope, recipient, reply):
@@ -215,8 +204,8 @@ class Connection:
                     id=envelope.id,
                     sender=str(envelope.sender),
                     recipient=str(recipient),
-                    client=self._client.name,
-                    listener=self._client.listener,
+                    client=self._peer.name,
+                    listener=self._peer.listener,
                     reply=str(reply),
                 )
 
@@ -225,11 +214,43 @@ class Connection:
             return
         try:
             self._incoming.write(data)
+        except Refusal as refusal:
+            self._session.message_failed(refusal.reply)
+            self._refuse_message(refusal.reply)
         except OSError as error:
-            self._session.message_failed(self._incoming.failed(error))
-            self._drop_message()
+            self._session.message_failed(reply_to(error))
+            self._fail_message(error)
 
-    def _drop_message(self) -> None:
+    def _commit(self, size: int) -> None:
+        incoming, message = self._incoming, self._message
+        assert incoming is not None and message is not None
+        try:
+            incoming.commit(size)
+        except Refusal as refusal:
+            self._refuse_message(refusal.reply)
+            self._session.finish(refusal.reply)
+        except OSError as error:
+            self._fail_message(error)
+            self._session.finish(reply_to(error))
+        else:
+            self._message = None
+            self._drop_content()
+            self._session.finish(replies.queued(message.id))
+
+    def _fail_message(self, error: OSError) -> None:
+        """The disk did not take the message."""
+        assert self._message is not None
+        log.error("message.failed", id=self._message.id, error=str(error), reply=str(reply_to(error)))
+        self._refuse_message(reply_to(error))
+
+    def _refuse_message(self, reply: replies.Reply | None) -> None:
+        """Drops the message that has begun, if there is one, and says why in the log, once."""
+        self._drop_content()
+        message, self._message = self._message, None
+        if message is not None:
+            log_refused(message, reply)
+
+    def _drop_content(self) -> None:
         if self._incoming is not None:
             self._incoming.close()
             self._incoming = None
@@ -242,7 +263,7 @@ class Connection:
         try:
             self._sock = tls = self._tls_context().wrap_socket(self._sock, server_side=True)
         except (ssl.SSLError, OSError) as error:
-            log.info("tls.failed", client=self._client.name, error=str(error))
+            log.info("tls.failed", client=self._peer.name, error=str(error))
             raise ConnectionError(f"TLS handshake failed: {error}") from error
         cipher = tls.cipher()
         self._session.tls_started(f"{tls.version()} {cipher[0] if cipher else ''}".strip())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import os
 import select
 import socket
@@ -14,8 +13,7 @@ from collections.abc import Callable
 from smtpmail.inbound.admission import Admission
 from smtpmail.inbound.workers import Workers
 from smtpmail.log import log
-from smtpmail.mail.envelope import Client
-from smtpmail.network import IPAddress
+from smtpmail.mail.envelope import Peer
 from smtpmail.smtp import replies
 from smtpmail.smtp.replies import Reply
 
@@ -29,7 +27,7 @@ class Listener:
         kind: str,
         admission: Admission,
         workers: Workers,
-        serve: Callable[[socket.socket, Client], None],
+        serve: Callable[[socket.socket, Peer], None],
     ) -> None:
         self._sock = sock
         self.kind = kind
@@ -46,12 +44,6 @@ class Listener:
         """ADDR:PORT, IPv6 in brackets."""
         host, port = self._sock.getsockname()[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-    def receives(self, address: IPAddress, port: int) -> bool:
-        """Whether a connection to this address of the host comes in here."""
-        host, own_port = self._sock.getsockname()[:2]
-        bound = ipaddress.ip_address(host.partition("%")[0])
-        return port == own_port and bound.version == address.version and (bound.is_unspecified or bound == address)
 
     def start(self) -> None:
         self._thread.start()
@@ -73,7 +65,7 @@ class Listener:
 
     def _accept_one(self) -> None:
         try:
-            sock, peer = self._sock.accept()
+            sock, name = self._sock.accept()
         except BlockingIOError:
             return  # another process was faster
         except OSError as error:
@@ -81,28 +73,28 @@ class Listener:
             log.error("listener.error", address=self.address, error=str(error))
             time.sleep(0.1)
             return
-        self._admit(sock, Client(_plain(peer[0]), peer[1], self.kind))
+        self._admit(sock, Peer(_plain(name[0]), name[1], self.kind))
 
-    def _admit(self, sock: socket.socket, client: Client) -> None:
-        slot = self._admission.enter(client)
+    def _admit(self, sock: socket.socket, peer: Peer) -> None:
+        slot = self._admission.enter(peer)
         if isinstance(slot, Reply):
-            self._turn_away(sock, client, slot)
+            self._turn_away(sock, peer, slot)
             return
         try:
-            self._workers.start(lambda: self._serve_one(sock, client, slot))
+            self._workers.start(lambda: self._serve_one(sock, peer, slot))
         except RuntimeError:
             self._admission.leave(slot)
-            self._turn_away(sock, client, replies.TOO_MANY_CONNECTIONS)
+            self._turn_away(sock, peer, replies.TOO_MANY_CONNECTIONS)
 
-    def _serve_one(self, sock: socket.socket, client: Client, slot: int) -> None:
+    def _serve_one(self, sock: socket.socket, peer: Peer, slot: int) -> None:
         try:
-            self._serve(sock, client)
+            self._serve(sock, peer)
         finally:
             self._admission.leave(slot)
 
     @staticmethod
-    def _turn_away(sock: socket.socket, client: Client, reply: Reply) -> None:
-        log.warning("session.refused", client=client.name, listener=client.listener, reply=str(reply))
+    def _turn_away(sock: socket.socket, peer: Peer, reply: Reply) -> None:
+        log.warning("session.refused", client=peer.name, listener=peer.listener, reply=str(reply))
         with contextlib.suppress(OSError):
             sock.send(reply.wire, socket.MSG_DONTWAIT)
             sock.shutdown(socket.SHUT_WR)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import socket
+from collections.abc import Sequence
 
 from smtpmail import systemd
 from smtpmail.inbound.connection import set_timeouts
 from smtpmail.log import log
+from smtpmail.network import IPAddress, is_own_address
 from smtpmail.settings.config import Config
 from smtpmail.settings.values import ConfigError, Endpoint
 
@@ -102,3 +105,13 @@ def _check_activated(kind: str, sock: socket.socket) -> None:
     host = sock.getsockname()[0]
     if kind == "loopback" and not (host == "::1" or host.startswith("127.")):
         raise ConfigError(f"socket activation: the loopback socket listens on {host}, which is no loopback address")
+
+
+def receives(sockets: Sequence[tuple[str, socket.socket]], address: IPAddress, port: int) -> bool:
+    """Whether a connection to this address and port would come in by one of these sockets."""
+    for _, sock in sockets:
+        host, own_port = sock.getsockname()[:2]
+        bound = ipaddress.ip_address(host.partition("%")[0])
+        if port == own_port and bound.version == address.version and (bound.is_unspecified or bound == address):
+            return is_own_address(address)
+    return False

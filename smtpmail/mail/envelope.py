@@ -1,4 +1,4 @@
-"""What travels with a message: who sent it, to whom, from which client; and the trace header made of it."""
+"""What travels with a message: who sent it, to whom, by which ways, from which peer."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import ipaddress
 import os
 import time
 from dataclasses import dataclass, field
-from email.utils import formatdate
-from functools import lru_cache
 from random import Random
 
-from smtpmail.mail.address import Address, literal
+from smtpmail.mail.address import Address
+from smtpmail.mail.route import Local, Remote, Route
 
 _random = Random()  # seeded by the system, again in each process
 os.register_at_fork(after_in_child=_random.seed)
@@ -21,14 +20,8 @@ def new_id() -> str:
     return f"{time.time_ns() // 1000:014x}{_random.getrandbits(20):05x}"
 
 
-@lru_cache(maxsize=4)
-def _date(second: int) -> str:
-    """The date-time of RFC 5322 3.3 in local time."""
-    return formatdate(second, localtime=True)
-
-
 @dataclass(frozen=True, slots=True)
-class Client:
+class Peer:
     """Who is connected: its address and port, and the kind of listener it reached."""
 
     address: str
@@ -51,26 +44,30 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class Recipient:
-    """A forward-path that was accepted, and its DSN parameters (RFC 3461 4.1, 4.2)."""
+    """A forward-path that was accepted, the ways its mail takes, and its DSN parameters (RFC 3461 4.1, 4.2)."""
 
     address: Address
-    user: str | None
-    """The local user whose mailbox it is, None for a recipient elsewhere."""
+    routes: tuple[Route, ...]
     notify: tuple[str, ...] = ()
     """NEVER, or any of SUCCESS, FAILURE, DELAY; empty when not given."""
     orcpt: str | None = None
     """`addr-type;xtext` as given."""
 
+    @property
+    def is_local(self) -> bool:
+        """Whether a copy goes into a mailbox of this host."""
+        return any(isinstance(route, Local) for route in self.routes)
+
 
 @dataclass(slots=True)
 class Envelope:
-    """One mail transaction (RFC 5321 2.3.1)."""
+    """One mail transaction (RFC 5321 2.3.1), or a message that this server writes itself (then without a peer)."""
 
     sender: Address
-    client: Client
-    helo: str
+    peer: Peer | None = None
+    helo: str = ""
     """The argument of HELO or EHLO."""
-    esmtp: bool
+    esmtp: bool = False
     tls: str | None = None
     """Version and cipher, None without TLS."""
     size: int | None = None
@@ -84,39 +81,22 @@ class Envelope:
     """FULL or HDRS (RFC 3461 4.3)."""
     envid: str | None = None
     """As given: xtext (RFC 3461 4.4)."""
+    bounce_of: str | None = None
+    """The id of the message that this one reports about."""
     recipients: list[Recipient] = field(default_factory=list)
     id: str = field(default_factory=new_id)
 
     @property
-    def local(self) -> list[Recipient]:
-        return [r for r in self.recipients if r.user is not None]
+    def mailboxes(self) -> dict[str, list[Recipient]]:
+        """The users who get a copy, each with the recipients that lead there: one copy a mailbox."""
+        found: dict[str, list[Recipient]] = {}
+        for recipient in self.recipients:
+            for route in recipient.routes:
+                if isinstance(route, Local):
+                    found.setdefault(route.user, []).append(recipient)
+        return found
 
     @property
-    def remote(self) -> list[Recipient]:
-        return [r for r in self.recipients if r.user is None]
-
-    def protocol(self) -> str:
-        """The word behind `with` (RFC 3848, RFC 6531 4.3)."""
-        if self.smtputf8:
-            return "UTF8SMTPS" if self.tls else "UTF8SMTP"
-        if not self.esmtp:
-            return "SMTP"
-        return "ESMTPS" if self.tls else "ESMTP"
-
-    def received(self, hostname: str, now: float) -> str:
-        """The Received field (RFC 5321 4.4) with LF line ends.
-
-        A single recipient is named in it; several are not, so that nobody learns of another (RFC 5321 7.2).
-        """
-        tls = f" ({self.tls})" if self.tls else ""
-        only = f"\n\tfor <{self.recipients[0].address}>" if len(self.recipients) == 1 else ""
-        address = self.client.address.partition("%")[0]
-        return (
-            f"Received: from {self.helo} ({literal(address)})\n"
-            f"\tby {hostname} with {self.protocol()}{tls} id {self.id}{only};\n"
-            f"\t{_date(int(now))}\n"
-        )
-
-    def delivery_header(self, recipient: Recipient) -> str:
-        """What final delivery puts before the Received field (RFC 5321 4.4: Return-Path; Delivered-To, Postfix)."""
-        return f"Return-Path: <{self.sender}>\nDelivered-To: {recipient.address}\n"
+    def remote(self) -> list[tuple[Recipient, Address]]:
+        """The recipients elsewhere, each with the address that its copy goes to."""
+        return [(r, route.address) for r in self.recipients for route in r.routes if isinstance(route, Remote)]

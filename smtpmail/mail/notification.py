@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 
+from smtpmail.mail.head import header_of
 from smtpmail.mail.xtext import decode_xtext
 
 FULL_LIMIT = 50_000
@@ -57,14 +58,6 @@ def wanted(kind: Kind, notify: Sequence[str]) -> bool:
     if not notify:
         return kind is not Kind.SUCCESS
     return kind.value in notify
-
-
-def header_of(message: bytes) -> bytes:
-    """The header of a message, with the empty line's line end left out."""
-    if message.startswith(b"\n"):
-        return b""
-    end = message.find(b"\n\n")
-    return message if end < 0 else message[: end + 1]
 
 
 _SUBJECTS = {

@@ -156,13 +156,14 @@ def replay(item: Item, log: bytes) -> None:
 
 def item_of(envelope: Envelope, size: int, *, eightbit: bool, utf8_header: bool, now: float) -> Item:
     """The queue's view of a transaction: its recipients elsewhere."""
-    recipients = [QueuedRecipient(str(r.address), r.notify, r.orcpt) for r in envelope.remote]
+    remote = envelope.remote
+    recipients = [QueuedRecipient(str(address), r.notify, r.orcpt) for r, address in remote]
     needs_utf8 = envelope.smtputf8 and (
-        utf8_header or not envelope.sender.is_ascii or any(not r.address.local.isascii() for r in envelope.remote)
+        utf8_header or not envelope.sender.is_ascii or any(not address.local.isascii() for _, address in remote)
     )
     return Item(
         envelope.id, now, str(envelope.sender), recipients, size, envelope.body, eightbit, needs_utf8,
-        envelope.requiretls, envelope.ret, envelope.envid,
+        envelope.requiretls, envelope.ret, envelope.envid, envelope.bounce_of,
     )  # fmt: skip
 
 

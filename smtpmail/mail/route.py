@@ -1,8 +1,10 @@
-"""The ways that mail for a recipient may take."""
+"""The ways that mail for one recipient may take. A recipient has a list of them: one, or with aliases several."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from smtpmail.mail.address import Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +16,9 @@ class Local:
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """To another server, through the queue."""
+    """To `address`, at another server, through the queue."""
+
+    address: Address
 
 
 Route = Local | Remote

@@ -81,7 +81,6 @@ class Runner:
         self,
         store: QueueStore,
         courier: Courier,
-        bouncer: Bouncer,
         policy: RetryPolicy,
         *,
         max_workers: int,
@@ -89,7 +88,6 @@ class Runner:
     ) -> None:
         self._store = store
         self._courier = courier
-        self._bouncer = bouncer
         self._policy = policy
         self._max_workers = max_workers
         self._max_per_destination = max_per_destination
@@ -107,8 +105,9 @@ class Runner:
 
     # -- what the outside calls
 
-    def start(self, wake_socket: socket.socket) -> None:
-        """Takes up what is on disk, and begins."""
+    def start(self, wake_socket: socket.socket, bouncer: Bouncer) -> None:
+        """Takes up what is on disk, and begins; `bouncer` tells senders what became of their mail."""
+        self._bouncer = bouncer
         now = time.time()
         items = []
         for id_ in self._store.ids():

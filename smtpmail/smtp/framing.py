@@ -124,28 +124,3 @@ class LineEnds:
         if b"\0" in data:
             data = data.replace(b"\0", b" ")
         return data
-
-
-class HopCounter:
-    """Counts the Received fields in a message's header, for the detection of loops (RFC 5321 6.3)."""
-
-    __slots__ = ("_carry", "_in_header", "hops")
-
-    _FIELD = b"\nreceived:"
-
-    def __init__(self) -> None:
-        self.hops = 0
-        self._carry = b"\n"
-        self._in_header = True
-
-    def scan(self, content: bytes) -> None:
-        """Takes the next piece of the content in its stored form (LF)."""
-        if not self._in_header:
-            return
-        data = self._carry + content
-        end = data.find(b"\n\n")
-        if end >= 0:
-            self._in_header = False
-            data = data[: end + 1]
-        self.hops += data.lower().count(self._FIELD)
-        self._carry = data[-(len(self._FIELD) - 1) :]

@@ -7,21 +7,16 @@ says; send `take_output` before waiting for more. Each verb is one method; `_ent
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from smtpmail.mail.address import NULL_PATH, Address, AddressSyntaxError, parse_path
-from smtpmail.mail.envelope import Client, Envelope, Recipient
-from smtpmail.mail.route import Local, Route
+from smtpmail.mail.envelope import Envelope, Peer, Recipient
+from smtpmail.mail.route import Route
 from smtpmail.mail.xtext import is_xtext
 from smtpmail.smtp import replies
-from smtpmail.smtp.framing import BareLineFeed, DotReader, HopCounter, LineEnds, LineReader, LineTooLong
+from smtpmail.smtp.framing import BareLineFeed, DotReader, LineEnds, LineReader, LineTooLong
 from smtpmail.smtp.parameters import parse_parameters
 from smtpmail.smtp.replies import Refusal, Reply
-from smtpmail.users.routing import Refused
-
-MAX_HOPS = 50
-"""More Received fields than this, and the message goes in circles (RFC 5321 6.3)."""
 
 MAX_ERRORS = 20
 """Errors in a row before the session is closed (Postfix: smtpd_hard_error_limit)."""
@@ -66,6 +61,21 @@ class Action:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckSender(Action):
+    """MAIL was understood: whether it is taken now. Answered by `sender_accepted` or `sender_refused`."""
+
+    envelope: Envelope
+
+
+@dataclass(frozen=True, slots=True)
+class FindRoutes(Action):
+    """RCPT was understood: where its mail goes. Answered by `recipient_accepted` or `recipient_refused`."""
+
+    envelope: Envelope
+    address: Address
+
+
+@dataclass(frozen=True, slots=True)
 class Begin(Action):
     """The content of a message follows."""
 
@@ -73,7 +83,7 @@ class Begin(Action):
 
 
 @dataclass(frozen=True, slots=True)
-class Content(Action):
+class Write(Action):
     """A piece of the content, in its stored form (LF line ends)."""
 
     data: bytes
@@ -90,7 +100,9 @@ class Commit(Action):
 
 @dataclass(frozen=True, slots=True)
 class Abort(Action):
-    """The message that began is dropped."""
+    """The message that began is dropped: `reply` says why, None when the client gave it up."""
+
+    reply: Reply | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +125,6 @@ class Close(Action):
 
 
 CLOSE = Close()
-ABORT = Abort()
 START_TLS = StartTLS()
 
 
@@ -127,23 +138,18 @@ class Limits:
 
 
 class Session:
-    """The dialogue with one client.
-
-    `route` decides about each recipient; it is the session's only way to ask the outside anything.
-    """
+    """The dialogue with one client. Whatever it must ask the outside is an action that the outside answers."""
 
     def __init__(
         self,
         hostname: str,
-        client: Client,
-        route: Callable[[Address], Route | Refused],
+        peer: Peer,
         limits: Limits,
         *,
         offer_tls: bool = False,
     ) -> None:
         self._hostname = hostname
-        self._client = client
-        self._route = route
+        self._peer = peer
         self._limits = limits
         self._offer_tls = offer_tls
         self._tls: str | None = None
@@ -160,6 +166,8 @@ class Session:
         """The reply that ended the dialogue."""
         self.messages = 0
         """Messages acknowledged with 250."""
+        self._asked: tuple[Address, tuple[str, ...], str | None] = (NULL_PATH, (), None)
+        """The recipient whose routes are being found, with its DSN parameters."""
         self._envelope: Envelope | None
         self._verdict: Reply | None
         self._forget()
@@ -193,6 +201,31 @@ class Session:
         self._output.clear()
         return output
 
+    def sender_accepted(self) -> None:
+        """An answer to CheckSender."""
+        self._enter(State.MAIL)
+        self._send(replies.SENDER_OK)
+
+    def sender_refused(self, reply: Reply) -> None:
+        """An answer to CheckSender."""
+        self._forget()
+        self._error(reply)
+
+    def recipient_accepted(self, routes: tuple[Route, ...]) -> None:
+        """An answer to FindRoutes."""
+        address, notify, orcpt = self._asked
+        # A local part is the business of its host alone (RFC 5321 2.4), a domain has no case.
+        key = (address.local, address.domain.lower())
+        if key not in self._seen:
+            self._seen.add(key)
+            self._open_envelope().recipients.append(Recipient(address, routes, notify, orcpt))
+        self._enter(State.RCPT)
+        self._send(replies.RECIPIENT_OK)
+
+    def recipient_refused(self, reply: Reply) -> None:
+        """An answer to FindRoutes."""
+        self._refuse_recipient(self._asked[0], reply)
+
     def finish(self, reply: Reply) -> None:
         """The answer to a Commit."""
         if reply.accepted:
@@ -219,7 +252,7 @@ class Session:
         """Ends the dialogue from our side with a 421 reply."""
         if self.state is not State.CLOSED:
             if self._content_open:
-                self._actions.append(ABORT)
+                self._actions.append(Abort(reply))
             self._hang_up(reply)
 
     @property
@@ -397,7 +430,7 @@ class Session:
                 raise AddressSyntaxError("a sender needs a domain")
         except AddressSyntaxError:
             raise Refusal(replies.BAD_SENDER_SYNTAX) from None
-        envelope = Envelope(sender, self._client, self._helo, self._esmtp, self._tls)
+        envelope = Envelope(sender, self._peer, self._helo, self._esmtp, self._tls)
         if rest:
             self._mail_parameters(envelope, self._parameters(rest, usage))
         if not sender.is_ascii and not envelope.smtputf8:
@@ -405,8 +438,7 @@ class Session:
         if envelope.size is not None and envelope.size > self._limits.max_size:
             raise Refusal(replies.TOO_LARGE)
         self._envelope = envelope
-        self._enter(State.MAIL)
-        self._send(replies.SENDER_OK)
+        self._actions.append(CheckSender(envelope))
 
     def _parameters(self, rest: str, usage: Reply) -> dict[str, str | None]:
         try:
@@ -471,17 +503,8 @@ class Session:
         if len(envelope.recipients) >= self._limits.max_recipients:
             self._refuse_recipient(address, replies.TOO_MANY_RECIPIENTS)
             return
-        route = self._route(address)
-        if isinstance(route, Refused):
-            self._refuse_recipient(address, route.reply)
-            return
-        key = (address.local.lower(), address.domain.lower())
-        if key not in self._seen:
-            self._seen.add(key)
-            user = route.user if isinstance(route, Local) else None
-            envelope.recipients.append(Recipient(address, user, notify, orcpt))
-        self._enter(State.RCPT)
-        self._send(replies.RECIPIENT_OK)
+        self._asked = (address, notify, orcpt)
+        self._actions.append(FindRoutes(envelope, address))
 
     @staticmethod
     def _rcpt_parameters(parameters: dict[str, str | None]) -> tuple[tuple[str, ...], str | None]:
@@ -556,7 +579,7 @@ class Session:
 
     def _reset(self) -> None:
         if self._content_open:
-            self._actions.append(ABORT)
+            self._actions.append(Abort(None))
         self._forget()
         if self.state is not State.CONNECTED:
             self._enter(State.READY)
@@ -578,7 +601,7 @@ class Session:
     def do_quit(self, argument: str) -> None:
         self._no_argument("QUIT", argument)
         if self._content_open:
-            self._actions.append(ABORT)
+            self._actions.append(Abort(None))
         self._hang_up(replies.BYE)
 
     _VERBS = {  # noqa: RUF012 - a constant
@@ -601,7 +624,6 @@ class Session:
 
     def _begin_content(self) -> None:
         self._line_ends = LineEnds()
-        self._hops = HopCounter()
         self._content_open = True
         self._actions.append(Begin(self._open_envelope()))
 
@@ -648,15 +670,12 @@ class Session:
         if self._verdict:
             return
         content = self._line_ends.convert(data, last=last)
-        self._hops.scan(content)
-        if self._hops.hops > MAX_HOPS:
-            self._verdict = replies.TOO_MANY_HOPS
-        elif content:
-            self._actions.append(Content(content))
+        if content:
+            self._actions.append(Write(content))
 
     def _end_content(self) -> None:
         if self._verdict:
-            self._actions.append(ABORT)
+            self._actions.append(Abort(self._verdict))
             self._send(self._verdict)
             self._forget()
             self._enter(State.READY)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from smtpmail.spool.files import NewFile, copy_content, write_all
 
 MEMORY_LIMIT = 128 * 1024
@@ -11,26 +9,21 @@ MEMORY_LIMIT = 128 * 1024
 
 
 class Content:
-    """Takes the content piece by piece and makes files of it.
+    """Takes the content piece by piece and makes files of it, each with a header of its own.
 
-    `header` is what the first file will begin with: so the file that a large message streams into needs no copy.
-    `make_folder` is called before the first file is made.
+    What is too large for memory streams into a file without a name in `folder`; whatever comes before it is known only
+    when it is whole, so each file that is made gets a copy of it, which the kernel makes.
     """
 
-    __slots__ = ("_file", "_folder", "_given", "_header", "_make_folder", "_pieces", "_scratch", "size")
+    __slots__ = ("_file", "_folder", "_pieces", "_scratch", "size")
 
-    def __init__(
-        self, folder: str, scratch: str, header: bytes, make_folder: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, folder: str, scratch: str) -> None:
         self._folder = folder
         self._scratch = scratch
-        self._header = header
-        self._make_folder = make_folder
         self._pieces: list[bytes] = []
         self._file: NewFile | None = None
-        self._given = False
         self.size = 0
-        """Octets, without the header."""
+        """Octets."""
 
     def write(self, data: bytes) -> None:
         """Takes the next piece. Raises OSError when the disk does not."""
@@ -38,30 +31,25 @@ class Content:
         self._pieces.append(data)
         if self.size > MEMORY_LIMIT:
             if self._file is None:
-                self._make_folder()
                 self._file = NewFile(self._folder, self._scratch)
-                self._pieces.insert(0, self._header)
             write_all(self._file.fd, self._pieces)
             self._pieces = []
 
     def make_file(self, folder: str, scratch: str, header: bytes) -> NewFile:
         """A file of `header` and the content; the caller closes it. Raises OSError."""
-        if self._file and not self._given and (folder, header) == (self._folder, self._header):
-            self._given = True
-            return self._file
         file = NewFile(folder, scratch)
         try:
-            write_all(file.fd, [header, *self._pieces] if self._file is None else [header])
+            write_all(file.fd, [header, *self._pieces])
             if self._file is not None:
-                copy_content(self._file.fd, len(self._header), self.size, file.fd)
+                copy_content(self._file.fd, 0, self.size, file.fd)
         except BaseException:
             file.close()
             raise
         return file
 
     def close(self) -> None:
-        """Frees the memory, and the file if it was given to nobody."""
+        """Frees the memory and the file."""
         self._pieces = []
-        if self._file is not None and not self._given:
+        if self._file is not None:
             self._file.close()
         self._file = None

@@ -312,10 +312,9 @@ class Spool:
                 self._recent.popitem(last=False)
             return mailbox
 
-    def content(self, first: Copy) -> Content:
-        """Begins the content of a message whose first copy is known. Raises OSError."""
-        mailbox = self.mailbox(first.user)
-        return Content(mailbox.path, self._scratch, first.header, mailbox.create)
+    def content(self) -> Content:
+        """Begins the content of a message for mailboxes."""
+        return Content(self.path, self._scratch)
 
     def prepare(self, content: Content, copies: Sequence[Copy]) -> list[MailboxDraft]:
         """Writes all copies; commit.commit puts them into the mailboxes. Raises OSError."""

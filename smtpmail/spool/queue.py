@@ -57,7 +57,7 @@ class QueueStore:
 
     def content(self) -> Content:
         """Begins the content of a message that goes only into the queue."""
-        return Content(self.path, self._scratch, b"")
+        return Content(self.path, self._scratch)
 
     def prepare(self, content: Content, item: Item, header: bytes) -> QueueDraft:
         """Writes a message, `header` before its content; commit.commit puts it into the queue. Raises OSError."""

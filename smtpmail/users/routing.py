@@ -1,23 +1,15 @@
-"""Where a recipient's mail goes: Local, Remote or Refused. The rules alone; what is local comes in as arguments."""
+"""Where a recipient's mail goes, or why it is refused. The rules alone; what is local comes in as arguments."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from smtpmail.mail.address import Address, AddressSyntaxError, normal_domain, parse_literal
 from smtpmail.mail.route import Local, Remote, Route
 from smtpmail.network import IPAddress
 from smtpmail.smtp import replies
-from smtpmail.smtp.replies import Reply
+from smtpmail.smtp.replies import Refusal
 from smtpmail.users.users import Users, UsersUnreadable, user_of
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """Not taken, with the reply that says why."""
-
-    reply: Reply
 
 
 class Router:
@@ -36,22 +28,24 @@ class Router:
         self._may_relay = may_relay
         self._is_own_address = is_own_address
 
-    def route(self, address: Address) -> Route | Refused:
-        """The way of mail for `address`."""
+    def routes(self, address: Address) -> tuple[Route, ...]:
+        """The ways of mail for `address`. Raises Refusal."""
         try:
             local = self._is_local(address.domain)
         except AddressSyntaxError:
-            return Refused(replies.BAD_RECIPIENT_SYNTAX)
+            raise Refusal(replies.BAD_RECIPIENT_SYNTAX) from None
         if not local:
-            return Remote() if self._may_relay else Refused(replies.RELAY_DENIED)
+            if not self._may_relay:
+                raise Refusal(replies.RELAY_DENIED)
+            return (Remote(address),)
         user = user_of(address.local)
-        if user is None:
-            return Refused(replies.NO_SUCH_USER)
         try:
-            mailbox = self._users.mailbox(user)
+            mailbox = self._users.mailbox(user) if user is not None else None
         except UsersUnreadable:
-            return Refused(replies.USERS_UNREADABLE)
-        return Local(mailbox) if mailbox else Refused(replies.NO_SUCH_USER)
+            raise Refusal(replies.USERS_UNREADABLE) from None
+        if mailbox is None:
+            raise Refusal(replies.NO_SUCH_USER)
+        return (Local(mailbox),)
 
     def _is_local(self, domain: str) -> bool:
         if not domain:

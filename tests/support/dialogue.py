@@ -6,32 +6,33 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from smtpmail.mail.address import Address
-from smtpmail.mail.envelope import Client, Envelope
+from smtpmail.mail.envelope import Envelope, Peer
 from smtpmail.mail.route import Local, Route
 from smtpmail.smtp import replies
-from smtpmail.smtp.replies import Reply
+from smtpmail.smtp.replies import Refusal, Reply
 from smtpmail.smtp.session import (
     Abort,
     Begin,
+    CheckSender,
     Close,
     Commit,
-    Content,
+    FindRoutes,
     Limits,
     Session,
     StartTLS,
+    Write,
 )
-from smtpmail.users.routing import Refused
 
-CLIENT = Client("192.0.2.7", 4711, "network")
+PEER = Peer("192.0.2.7", 4711, "network")
 
 
-def route(address: Address) -> Route:
+def routes(address: Address) -> tuple[Route, ...]:
     """Everybody at dom.fr and second.fr is local, but for nobody@; nothing else is taken."""
     if address.domain.lower() not in ("dom.fr", "second.fr", ""):
-        return Refused(replies.RELAY_DENIED)
+        raise Refusal(replies.RELAY_DENIED)
     if address.local == "nobody":
-        return Refused(replies.NO_SUCH_USER)
-    return Local(address.local.lower())
+        raise Refusal(replies.NO_SUCH_USER)
+    return (Local(address.local.lower()),)
 
 
 @dataclass
@@ -52,16 +53,17 @@ class Dialogue:
         max_size: int = 1000,
         max_recipients: int = 100,
         offer_tls: bool = False,
-        route: Callable[[Address], Route] = route,
+        routes: Callable[[Address], tuple[Route, ...]] = routes,
         answer: Reply | None = None,
     ) -> None:
-        self.session = Session("mail.dom.fr", CLIENT, route, Limits(max_size, max_recipients), offer_tls=offer_tls)
+        self.session = Session("mail.dom.fr", PEER, Limits(max_size, max_recipients), offer_tls=offer_tls)
         self.messages: list[Message] = []
         self.aborted = 0
         self.closed = False
         self.handshakes = 0
         self.output = b""
         self._answer = answer
+        self._routes = routes
         self._open: Message | None = None
         self._run()
         self.greeting = self.take()
@@ -84,10 +86,17 @@ class Dialogue:
     def _run(self) -> None:
         while (action := self.session.step()) is not None:
             match action:
+                case CheckSender():
+                    self.session.sender_accepted()
+                case FindRoutes(_, address):
+                    try:
+                        self.session.recipient_accepted(self._routes(address))
+                    except Refusal as refusal:
+                        self.session.recipient_refused(refusal.reply)
                 case Begin(envelope):
                     assert self._open is None
                     self._open = Message(envelope, b"", 0)
-                case Content(data):
+                case Write(data):
                     assert self._open is not None
                     self._open.content += data
                 case Commit(envelope, size):

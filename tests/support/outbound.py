@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from smtpmail.accept import Accept, Accepted
 from smtpmail.bouncer import Bouncer
 from smtpmail.mail.envelope import new_id
 from smtpmail.mail.queued import Item, QueuedRecipient
@@ -120,16 +121,25 @@ class Queue:
         (self.spool_path / ".queue").mkdir(parents=True, exist_ok=True)
         self.store = QueueStore(str(self.spool_path / ".queue"))
         self.spool = Spool(str(self.spool_path))
-        router = Router(["dom.fr"], Users(None, lambda *_: None), may_relay=True, is_own_address=is_own_address)
-        self.bouncer = Bouncer(self.spool, self.store, router.route, "mail.dom.fr", lambda new: self.runner.submit(new))
+        self.router = Router(["dom.fr"], Users(None, lambda *_: None), may_relay=True, is_own_address=is_own_address)
+        accept = Accept(
+            self.spool, self.store, "mail.dom.fr", lambda new: new.queued and self.runner.submit(new.queued)
+        )
+        self.bouncer = Bouncer(accept, lambda address: self.router.routes(address), "mail.dom.fr")
         self.runner = Runner(
             self.store,
             courier(hosts),
-            self.bouncer,
             policy,
             max_workers=limits.get("max_workers", 20),
             max_per_destination=limits.get("max_per_destination", 5),
         )
+
+    def _announce(self, accepted: Accepted) -> None:
+        if accepted.queued is not None:
+            self.runner.submit(accepted.queued)
+
+    def start(self) -> None:
+        self.runner.start(self.store.listen(), self.bouncer)
 
     def submit(self, message: Item, content: bytes = MESSAGE) -> Item:
         self.runner.submit(put(self.store, message, content))
@@ -155,7 +165,7 @@ def queue(
 ) -> Iterator[Queue]:
     made = Queue(folder, hosts, policy, **limits)
     if start:
-        made.runner.start(made.store.listen())
+        made.start()
     try:
         yield made
     finally:

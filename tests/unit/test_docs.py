@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 import smtpmail
-from smtpmail.mail.envelope import Client
+from smtpmail.mail.envelope import Peer
 from smtpmail.mail.queued import Item, QueuedRecipient, encode_envelope
-from smtpmail.mail.route import Remote
 from smtpmail.settings import config
 from smtpmail.smtp import replies
 from smtpmail.smtp.session import Limits, Session
@@ -124,9 +123,7 @@ def test_every_reply_is_documented() -> None:
 @pytest.mark.parametrize("tls", [None, "TLSv1.3"])
 def test_every_extension_and_verb_is_documented(tls: str | None) -> None:
     text = page("protocol.md")
-    session = Session(
-        "mail.dom.fr", Client("127.0.0.1", 1, "loopback"), lambda _: Remote(), Limits(1, 1), offer_tls=True
-    )
+    session = Session("mail.dom.fr", Peer("127.0.0.1", 1, "loopback"), Limits(1, 1), offer_tls=True)
     if tls:
         session.tls_started(tls)
     keywords = [line.split()[0] for line in session.extensions()]

@@ -570,7 +570,7 @@ def test_the_log_of_the_real_server(servers: Servers) -> None:
     expected = sorted(
         [
             "session.opened", "message.received", "message.stored", "message.queued", "delivery.succeeded",
-            "delivery.failed", "message.stored", "bounce.queued", "session.closed",
+            "delivery.failed", "message.received", "message.stored", "bounce.queued", "session.closed",
         ]
     )  # fmt: skip
     notice = server.events_named("bounce.queued", of=id_)[0]["id"]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from smtpmail.inbound.admission import Admission, SharedCounts
-from smtpmail.mail.envelope import Client
+from smtpmail.mail.envelope import Peer
 from smtpmail.settings.config import Config
 from smtpmail.smtp import replies
 from smtpmail.smtp.replies import Reply
 
-ONE, OTHER = Client("192.0.2.1", 1, "network"), Client("192.0.2.2", 1, "network")
-LOCAL = Client("127.0.0.1", 1, "loopback")
+ONE, OTHER = Peer("192.0.2.1", 1, "network"), Peer("192.0.2.2", 1, "network")
+LOCAL = Peer("127.0.0.1", 1, "loopback")
 
 
 class Gate:
@@ -19,9 +19,9 @@ class Gate:
         config = Config(max_connections=most, max_connections_per_client=most_per_client)
         counts = SharedCounts(2, most)
         self._processes = [Admission(config, counts, number) for number in range(2)]
-        self._inside: list[tuple[Client, Admission, int]] = []
+        self._inside: list[tuple[Peer, Admission, int]] = []
 
-    def enter(self, client: Client) -> Reply | None:
+    def enter(self, client: Peer) -> Reply | None:
         process = self._processes[len(self._inside) % 2]
         slot = process.enter(client)
         if isinstance(slot, Reply):
@@ -29,7 +29,7 @@ class Gate:
         self._inside.append((client, process, slot))
         return None
 
-    def leave(self, client: Client) -> None:
+    def leave(self, client: Peer) -> None:
         place = next(x for x in self._inside if x[0] == client)
         self._inside.remove(place)
         place[1].leave(place[2])
@@ -55,9 +55,9 @@ def test_for_each_client() -> None:
 
 def test_one_network_of_ipv6_is_one_client() -> None:
     admission = Gate(100, 1)
-    assert admission.enter(Client("2001:db8::1", 1, "network")) is None
-    assert admission.enter(Client("2001:db8::2", 1, "network")) is replies.TOO_MANY_FROM_CLIENT
-    assert admission.enter(Client("2001:db8:0:1::2", 1, "network")) is None
+    assert admission.enter(Peer("2001:db8::1", 1, "network")) is None
+    assert admission.enter(Peer("2001:db8::2", 1, "network")) is replies.TOO_MANY_FROM_CLIENT
+    assert admission.enter(Peer("2001:db8:0:1::2", 1, "network")) is None
 
 
 def test_loopback_has_no_limit_per_client() -> None:

@@ -494,11 +494,17 @@ def test_a_sender_who_cannot_be_told_now_is_told_later(tmp_path: Path) -> None:
     """The list of users could not be read for a moment: that is no reason to lose the report."""
     from smtpmail.mail.route import Local
     from smtpmail.smtp import replies
-    from smtpmail.users.routing import Refused
+    from smtpmail.smtp.replies import Refusal
 
-    answers = [Refused(replies.USERS_UNREADABLE)]
+    answers = [Refusal(replies.USERS_UNREADABLE)]
+
+    def routes(address: object) -> tuple[Local, ...]:
+        if answers:
+            raise answers.pop()
+        return (Local("alice"),)
+
     with FaultServer({"RCPT": say("550 no")}) as server, queue(tmp_path, Hosts(to(server, "one.test"))) as q:
-        q.bouncer._route = lambda address: answers.pop() if answers else Local("alice")
+        q.router.routes = routes  # type: ignore[method-assign]
         q.submit(item())
         q.wait_empty()
         assert len(q.mailbox("alice")) == 1
@@ -630,7 +636,7 @@ def test_what_is_on_disk_is_taken_up_at_start(tmp_path: Path) -> None:
         held = put(q.store, item("f@one.test"))
         q.store.record(held, [{"hold": True}])
         (Path(q.store.path) / "junk").write_text("no message")
-        q.runner.start(q.store.listen())
+        q.start()
         q.wait_for(lambda: set(q.store.ids()) == {later.id, held.id, "junk"})
     assert sorted(r for m in server.accepted for r in m.recipients) == ["a@one.test", "c@one.test"]
     assert new.id not in q.store.ids()

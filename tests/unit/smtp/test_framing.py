@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from support.dialogue import Dialogue
 
-from smtpmail.smtp.framing import MAX_LINE, BareLineFeed, DotReader, HopCounter, LineEnds, LineReader, LineTooLong
+from smtpmail.smtp.framing import MAX_LINE, BareLineFeed, DotReader, LineEnds, LineReader, LineTooLong
 
 LINE_ENDS = [b"\r\n", b"\n", b"\r", b"\r\r\n", b"\n\r", b""]
 
@@ -128,23 +128,3 @@ def read_lines(data: bytes, size: int) -> list[bytes | str]:
 @pytest.mark.parametrize("size", [1, 7, 2048, 100_000])
 def test_lines(data: bytes, lines: list[bytes | str], size: int) -> None:
     assert read_lines(data, size) == lines
-
-
-@pytest.mark.parametrize(
-    ("content", "hops"),
-    [
-        (b"Received: a\nSubject: x\n\nReceived: b\n", 1),
-        (b"received: a\nRECEIVED: b\n\n", 2),
-        (b"X-Received: a\nReceived-SPF: b\nSubject: Received: c\n\n", 0),
-        (b"Received: a\n by Received: b\n\n", 1),
-        (b"\nReceived: a\n", 0),
-        (b"Received: a", 1),
-        (b"", 0),
-    ],
-)
-@pytest.mark.parametrize("size", [1, 3, 9, 10, 11, 1000])
-def test_hops(content: bytes, hops: int, size: int) -> None:
-    counter = HopCounter()
-    for piece in chunked(content, size):
-        counter.scan(piece)
-    assert counter.hops == hops

@@ -1,0 +1,47 @@
+"""The header fields that this server puts before a message: Return-Path, Delivered-To, Received."""
+
+from __future__ import annotations
+
+from email.utils import formatdate
+from functools import lru_cache
+
+from smtpmail.mail.address import Address, literal
+from smtpmail.mail.envelope import Envelope, Recipient
+
+
+@lru_cache(maxsize=4)
+def date(second: int) -> str:
+    """The date-time of RFC 5322 3.3 in local time."""
+    return formatdate(second, localtime=True)
+
+
+def protocol(envelope: Envelope) -> str:
+    """The word behind `with` (RFC 3848, RFC 6531 4.3)."""
+    if envelope.smtputf8:
+        return "UTF8SMTPS" if envelope.tls else "UTF8SMTP"
+    if not envelope.esmtp:
+        return "SMTP"
+    return "ESMTPS" if envelope.tls else "ESMTP"
+
+
+def received(envelope: Envelope, hostname: str, now: float) -> str:
+    """The Received field (RFC 5321 4.4) with LF line ends; `now` in Unix time.
+
+    A single recipient is named in it; several are not, so that nobody learns of another (RFC 5321 7.2). What this
+    server wrote itself came from nobody.
+    """
+    if envelope.peer is None:
+        return f"Received: by {hostname} id {envelope.id};\n\t{date(int(now))}\n"
+    only = f"\n\tfor <{envelope.recipients[0].address}>" if len(envelope.recipients) == 1 else ""
+    tls = f" ({envelope.tls})" if envelope.tls else ""
+    address = envelope.peer.address.partition("%")[0]
+    return (
+        f"Received: from {envelope.helo} ({literal(address)})\n"
+        f"\tby {hostname} with {protocol(envelope)}{tls} id {envelope.id}{only};\n"
+        f"\t{date(int(now))}\n"
+    )
+
+
+def final_delivery(sender: Address, recipients: list[Recipient]) -> str:
+    """What final delivery puts before the Received field (RFC 5321 4.4: Return-Path; Delivered-To, Postfix)."""
+    return f"Return-Path: <{sender}>\n" + "".join(f"Delivered-To: {r.address}\n" for r in recipients)

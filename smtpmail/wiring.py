@@ -1,0 +1,108 @@
+"""The one place where the parts are put together, for the server, its commands and tests alike."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from functools import cached_property
+
+from smtpmail.accept import Accept, Accepted
+from smtpmail.bouncer import Bouncer
+from smtpmail.log import log
+from smtpmail.mail.queued import Item
+from smtpmail.network import IPAddress, is_own_address
+from smtpmail.outbound.client import Credentials, Timeouts
+from smtpmail.outbound.courier import Courier, Resolver
+from smtpmail.outbound.runner import Runner
+from smtpmail.outbound.target import Target
+from smtpmail.settings.config import Config
+from smtpmail.spool.mailbox import Spool
+from smtpmail.spool.queue import QueueStore
+from smtpmail.users.routing import Router
+from smtpmail.users.users import Users, UsersUnreadable
+
+
+class MailSystem:
+    """What every process of the server shares in kind: users, mailboxes, the queue's folder, the door.
+
+    `queued` is told of each message that waits to leave.
+    """
+
+    def __init__(self, config: Config, queued: Callable[[Item], None]) -> None:
+        self.config = config
+        self.users = Users(config.users, _users_changed)
+        self.routers = {
+            kind: Router(config.domains, self.users, may_relay=kind == "loopback", is_own_address=is_own_address)
+            for kind in ("loopback", "network")
+        }
+        self.spool = Spool(config.spool)
+        self.queue = QueueStore(config.queue)
+        self._queued = queued
+        self.accept = Accept(self.spool, self.queue, config.hostname, self._announce)
+        self.bouncer = Bouncer(self.accept, self.routers["loopback"].routes, config.hostname)
+
+    def _announce(self, accepted: Accepted) -> None:
+        if accepted.queued is not None:
+            self._queued(accepted.queued)
+        self.bouncer.delivered(accepted)
+
+    def read_users(self) -> None:
+        """Reads the users again; what can't be read is said in the log."""
+        with contextlib.suppress(UsersUnreadable):
+            self.users.reload()
+            return
+        log.error("users.unreadable", file=self.config.users, hint="recipients get 451 until the file can be read")
+
+
+def _users_changed(count: int, complaints: list[str]) -> None:
+    log.info("users.read", count=count)
+    for complaint in complaints:
+        log.warning("users.line_ignored", complaint=complaint)
+
+
+def runner(config: Config, queue: QueueStore, receives: Callable[[IPAddress, int], bool]) -> Runner:
+    """What moves the queue. `receives` tells whether a connection to an address and port would come in here."""
+    return Runner(
+        queue,
+        courier(config, receives),
+        config.retry_policy,
+        max_workers=config.max_deliveries,
+        max_per_destination=config.max_deliveries_per_destination,
+    )
+
+
+def courier(config: Config, receives: Callable[[IPAddress, int], bool]) -> Courier:
+    """The way out that the settings describe."""
+
+    def credentials() -> Credentials | None:
+        return Credentials(*config.read_smarthost_auth()) if config.smarthost_auth else None
+
+    return Courier(
+        LateResolver(config, receives),
+        config.hostname,
+        Timeouts(config.connect_timeout, config.reply_timeout),
+        config.smarthost,
+        credentials,
+    )
+
+
+class LateResolver:
+    """The resolver, loaded with the first look-up: a server that only receives does without its memory."""
+
+    def __init__(self, config: Config, receives: Callable[[IPAddress, int], bool]) -> None:
+        self._config = config
+        self._receives = receives
+
+    @cached_property
+    def _resolver(self) -> Resolver:
+        from smtpmail.outbound.destinations import Resolver  # noqa: PLC0415
+
+        return Resolver(self._config.resolver, self._config.hostname, self._receives)
+
+    def targets(self, domain: str) -> list[Target]:
+        """See Resolver."""
+        return self._resolver.targets(domain)
+
+    def addresses(self, host: str) -> tuple[list[str], bool]:
+        """See Resolver."""
+        return self._resolver.addresses(host)

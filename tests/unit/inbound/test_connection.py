@@ -1,0 +1,153 @@
+"""One connection over a pair of sockets, in this process: what moves between socket, session and door."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog.testing
+from support.dialogue import routes
+from support.server import wait_until
+
+from smtpmail import log as log_module
+from smtpmail.accept import Accept
+from smtpmail.inbound.connection import Connection
+from smtpmail.mail.envelope import Peer
+from smtpmail.smtp.session import Limits, Session
+from smtpmail.spool.mailbox import Spool
+from smtpmail.spool.queue import QueueStore
+
+PEER = Peer("192.0.2.7", 4711, "network")
+HELLO = b"EHLO client.example\r\nMAIL FROM:<alice@example.org>\r\nRCPT TO:<bob@dom.fr>\r\n"
+
+
+class Line:
+    """The client's end of a connection that runs in a thread; `events` is what it logged."""
+
+    def __init__(self, folder: Path, events: list[dict[str, Any]], timeout: float = 30.0) -> None:
+        self.folder = folder
+        self.events = events
+        (folder / ".queue").mkdir(exist_ok=True)
+        accept = Accept(Spool(str(folder)), QueueStore(str(folder / ".queue")), "mail.dom.fr", lambda _: None)
+        self.sock, theirs = socket.socketpair()
+        theirs.settimeout(timeout)
+        self.sock.settimeout(30)
+        session = Session("mail.dom.fr", PEER, Limits(10_000, 10))
+        self.connection = Connection(theirs, PEER, session, routes, accept, timeout, None)
+        self.thread = threading.Thread(target=self.connection.run, daemon=True)
+        self.thread.start()
+        self._input = self.sock.makefile("rb")
+        self.greeting = self.reply()
+
+    def reply(self) -> bytes:
+        """The last line of the next reply."""
+        while (line := self._input.readline())[3:4] == b"-":
+            pass
+        return line
+
+    def say(self, data: bytes, replies: int = 1) -> bytes:
+        """Sends; returns the last of so many replies."""
+        self.sock.sendall(data)
+        return [self.reply() for _ in range(replies)][-1]
+
+    def close(self) -> None:
+        self._input.close()
+        self.sock.close()
+        self.end()
+
+    def end(self) -> None:
+        self.thread.join(30)
+        assert not self.thread.is_alive()
+
+    def named(self, event: str) -> list[dict[str, Any]]:
+        return [e for e in self.events if e["event"] == event]
+
+
+@pytest.fixture
+def events() -> Iterator[list[dict[str, Any]]]:
+    with structlog.testing.capture_logs() as captured:
+        log_module.log.use(structlog.get_logger())
+        yield captured
+    log_module.log.use(structlog.get_logger())
+
+
+@pytest.fixture
+def line(tmp_path: Path, events: list[dict[str, Any]]) -> Iterator[Line]:
+    made = Line(tmp_path, events)
+    yield made
+    made.close()
+
+
+def test_a_message(line: Line) -> None:
+    assert line.greeting.startswith(b"220 mail.dom.fr ")
+    assert line.say(HELLO + b"DATA\r\n", 4).startswith(b"354")
+    assert line.say(b"Subject: x\r\n\r\nHello\r\n.\r\n").startswith(b"250 2.0.0 Ok: queued as ")
+    assert (line.folder / "bob" / "1").read_bytes().endswith(b"Subject: x\n\nHello\n")
+    assert line.say(b"QUIT\r\n").startswith(b"221")
+    assert line.reply() == b""
+    line.end()
+    assert line.named("message.refused") == []
+    assert line.named("session.closed")[0]["reason"] == "quit"
+
+
+@pytest.mark.parametrize(
+    ("content", "reply"),
+    [
+        (b"x" * 10_001 + b"\r\n.\r\n", "552 5.3.4"),
+        (b"Received: x\r\n" * 60 + b"\r\n.\r\n", "554 5.4.6"),
+    ],
+)
+def test_a_message_that_is_refused_leaves_a_trace(line: Line, content: bytes, reply: str) -> None:
+    """Whoever asks the log finds sender, recipients and reason."""
+    line.say(HELLO + b"DATA\r\n", 4)
+    assert line.say(content).startswith(reply.encode())
+    (event,) = line.named("message.refused")
+    assert event["reply"].startswith(reply)
+    assert (event["sender"], event["recipients"], event["client"]) == ("alice@example.org", ["bob@dom.fr"], PEER.name)
+    assert line.say(b"NOOP\r\n").startswith(b"250")
+    assert not (line.folder / "bob").exists()
+
+
+def test_a_full_disk_is_452(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("smtpmail.accept.commit", full)
+    line.say(HELLO + b"DATA\r\n", 4)
+    assert line.say(b"x\r\n.\r\n").startswith(b"452 4.3.1")
+    assert line.named("message.failed")[0]["error"] == "[Errno 28] No space left on device"
+    assert line.named("message.refused")[0]["reply"].startswith("452 4.3.1")
+
+
+def test_a_client_that_goes_away_in_the_middle(line: Line) -> None:
+    line.say(HELLO + b"DATA\r\n", 4)
+    line.sock.sendall(b"half of")
+    line.sock.shutdown(socket.SHUT_WR)
+    line.end()
+    (event,) = line.named("message.refused")
+    assert event["reply"] is None
+    assert line.named("session.closed")[0]["reason"] == "closed by client"
+
+
+def test_silence(tmp_path: Path, events: list[dict[str, Any]]) -> None:
+    line = Line(tmp_path, events, timeout=0.2)
+    assert line.reply().startswith(b"421 4.4.2")
+    line.close()
+
+
+def test_stopping_lets_a_message_end(line: Line) -> None:
+    line.say(HELLO + b"DATA\r\n", 4)
+    line.connection.stop(float("inf"))
+    assert line.say(b"x\r\n.\r\n").startswith(b"250")
+    assert line.reply().startswith(b"421 4.3.2")
+
+
+def test_stopping_ends_an_idle_session(line: Line) -> None:
+    line.say(b"NOOP\r\n")
+    line.connection.stop(float("inf"))
+    assert line.reply().startswith(b"421 4.3.2")
+    wait_until(lambda: line.named("session.closed"))

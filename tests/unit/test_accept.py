@@ -1,0 +1,152 @@
+"""The only door: what it puts before a message, what it refuses, that it takes all or nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from smtpmail.accept import MAX_HOPS, Accept, Accepted
+from smtpmail.mail.address import NULL_PATH, Address, parse_address
+from smtpmail.mail.envelope import Envelope, Peer, Recipient
+from smtpmail.mail.route import Local, Remote, Route
+from smtpmail.smtp.replies import Refusal
+from smtpmail.spool.content import MEMORY_LIMIT
+from smtpmail.spool.mailbox import Spool
+from smtpmail.spool.queue import QueueStore
+
+ALICE = parse_address("alice@example.org")
+PEER = Peer("192.0.2.7", 4711, "network")
+NOW = 1_700_000_000.0
+
+
+class Door:
+    """Accept on a fresh spool, and what it announced."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder
+        (folder / ".queue").mkdir()
+        self.queue = QueueStore(str(folder / ".queue"))
+        self.announced: list[Accepted] = []
+        self.accept = Accept(Spool(str(folder)), self.queue, "mail.dom.fr", self.announced.append, lambda: NOW)
+
+    def take(self, envelope: Envelope, content: bytes, step: int = 10_000) -> None:
+        incoming = self.accept.begin(envelope)
+        try:
+            for start in range(0, len(content), step):
+                incoming.write(content[start : start + step])
+            incoming.commit(len(content))
+        finally:
+            incoming.close()
+
+    def files(self, user: str) -> list[str]:
+        folder = self.path / user
+        return sorted(p.name for p in folder.iterdir() if not p.name.startswith(".")) if folder.exists() else []
+
+    def queued(self) -> bytes:
+        (id_,) = self.queue.ids()
+        with self.queue.open_content(self.queue.load(id_)) as content:
+            return content.read()
+
+
+@pytest.fixture
+def door(tmp_path: Path) -> Door:
+    return Door(tmp_path)
+
+
+def to(*recipients: tuple[str, Route], sender: Address = ALICE, peer: Peer | None = PEER) -> Envelope:
+    envelope = Envelope(sender, peer, "client.example", esmtp=True)
+    envelope.recipients += [Recipient(parse_address(address), (route,)) for address, route in recipients]
+    return envelope
+
+
+BOB = ("bob@dom.fr", Local("bob"))
+ANNA = ("anna@example.net", Remote(parse_address("anna@example.net")))
+
+
+def test_what_is_put_before_a_message(door: Door) -> None:
+    envelope = to(BOB)
+    door.take(envelope, b"Subject: x\n\nHello\n")
+    text = (door.path / "bob" / "1").read_text()
+    assert text.startswith(
+        "Return-Path: <alice@example.org>\nDelivered-To: bob@dom.fr\nReceived: from client.example ("
+    )
+    assert text.endswith("\nSubject: x\n\nHello\n")
+    assert f"id {envelope.id}\n\tfor <bob@dom.fr>;" in text
+
+
+def test_one_copy_for_a_mailbox_with_all_its_names(door: Door) -> None:
+    """Two details of one user, and another one: two copies, and each names those who lead there."""
+    door.take(to(BOB, ("bob+x@dom.fr", Local("bob")), ("carol@dom.fr", Local("carol"))), b"\nx\n")
+    assert (door.files("bob"), door.files("carol")) == (["1", "1.status"], ["1", "1.status"])
+    assert b"Delivered-To: bob@dom.fr\nDelivered-To: bob+x@dom.fr\nReceived:" in (door.path / "bob" / "1").read_bytes()
+    assert b"bob" not in (door.path / "carol" / "1").read_bytes()
+
+
+def test_here_and_elsewhere(door: Door) -> None:
+    door.take(to(BOB, ANNA), b"Subject: x\n\nHello\n")
+    assert door.files("bob") == ["1", "1.status"]
+    assert door.queued().startswith(b"Received: from client.example")
+    (accepted,) = door.announced
+    assert accepted.header == b"Subject: x\n"
+    assert accepted.queued is not None
+    assert [r.address for r in accepted.queued.recipients] == ["anna@example.net"]
+
+
+def test_a_recipient_with_several_routes(door: Door) -> None:
+    envelope = to()
+    routes = (Local("bob"), Local("carol"), Remote(parse_address("anna@example.net")))
+    envelope.recipients.append(Recipient(parse_address("list@dom.fr"), routes))
+    door.take(envelope, b"\nx\n")
+    assert door.files("bob") == door.files("carol") == ["1", "1.status"]
+    assert [r.address for r in door.queue.load(envelope.id).recipients] == ["anna@example.net"]
+
+
+def test_a_message_of_our_own_came_from_nobody(door: Door) -> None:
+    door.accept.take(to(BOB, sender=NULL_PATH, peer=None), b"Subject: x\n\nx\n")
+    text = (door.path / "bob" / "1").read_text()
+    assert text.startswith("Return-Path: <>\nDelivered-To: bob@dom.fr\nReceived: by mail.dom.fr id ")
+
+
+@pytest.mark.parametrize("step", [1000, 64 * 1024])
+@pytest.mark.parametrize("head", [b"Subject: x\n", b"X: " + b"y" * 300_000 + b"\n"], ids=["short", "long"])
+def test_a_large_message_is_whole(door: Door, head: bytes, step: int) -> None:
+    """It streams to disk before its header is known."""
+    content = head + b"\n" + os.urandom(5 * MEMORY_LIMIT).replace(b"\r", b" ")
+    door.take(to(BOB, ("carol@dom.fr", Local("carol")), ANNA), content, step)
+    for text in ((door.path / "bob" / "1").read_bytes(), (door.path / "carol" / "1").read_bytes(), door.queued()):
+        assert text.endswith(content)
+        assert len(text) - len(content) < 400
+
+
+@pytest.mark.parametrize(("count", "taken"), [(MAX_HOPS, True), (MAX_HOPS + 1, False)])
+@pytest.mark.parametrize("step", [7, 100_000])
+def test_hops(door: Door, count: int, taken: bool, step: int) -> None:
+    """RFC 5321 6.3; those of a forwarded message in the body do not count."""
+    content = b"".join(b"rEceived: from hop%d\n" % n for n in range(count)) + b"\n" + b"Received: x\n" * 60
+    if taken:
+        door.take(to(BOB), content, step)
+    else:
+        with pytest.raises(Refusal, match=r"554 5\.4\.6"):
+            door.take(to(BOB), content, step)
+    assert door.files("bob") == (["1", "1.status"] if taken else [])
+
+
+def test_all_or_nothing(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The queue does not take it: so no mailbox has it."""
+    fail: Callable[..., None] = lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))  # noqa: E731
+    monkeypatch.setattr(door.queue, "place", fail)
+    with pytest.raises(OSError, match="No space"):
+        door.take(to(BOB, ANNA), b"\nx\n")
+    assert door.files("bob") == []
+    assert door.announced == []
+
+
+def test_without_a_commit_nothing_is_left(door: Door) -> None:
+    incoming = door.accept.begin(to(BOB, ANNA))
+    incoming.write(b"Subject: x\n\n" + b"x" * (2 * MEMORY_LIMIT))
+    incoming.close()
+    assert door.files("bob") == []
+    assert door.queue.ids() == []
