@@ -18,8 +18,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Protocol
 
-from smtpmail.bouncer import Bouncer
 from smtpmail.log import log
 from smtpmail.mail.notification import FULL_LIMIT, Fate, Kind, Original, wanted
 from smtpmail.mail.queued import DEFERRED, DELIVERED, FAILED, Item
@@ -41,6 +41,13 @@ IDLE_SECONDS = 60.0
 
 FLUSH_SECONDS = 0.1
 """So long the removal of a delivered message may stay unsynced."""
+
+
+class Bouncer(Protocol):
+    """What tells senders: see bouncer.py."""
+
+    def send(self, kind: Kind, original: Original, fates: Sequence[Fate], *, requiretls: bool, until: float) -> None:
+        """Returns when the notification is on disk. Raises OSError."""
 
 
 @dataclass(slots=True)

@@ -193,7 +193,20 @@ class Session:
                 progress = self._read_command()
             if not progress:
                 break
-        return self._actions.pop(0) if self._actions else None
+        if not self._actions:
+            return None
+        action = self._actions.pop(0)
+        if isinstance(action, Commit) and self._verdict:
+            # Refused after its end had come already: all of it was there in one piece.
+            return self._give_up(self._verdict)
+        return action
+
+    def _give_up(self, reply: Reply) -> Abort:
+        """The whole message has come, but is not taken."""
+        self._send(reply)
+        self._forget()
+        self._enter(State.READY)
+        return Abort(reply)
 
     def take_output(self) -> bytes:
         """The replies to send now."""
@@ -674,11 +687,5 @@ class Session:
             self._actions.append(Write(content))
 
     def _end_content(self) -> None:
-        if self._verdict:
-            self._actions.append(Abort(self._verdict))
-            self._send(self._verdict)
-            self._forget()
-            self._enter(State.READY)
-            return
         self._content_open = False
         self._actions.append(Commit(self._open_envelope(), self._size))

@@ -279,7 +279,7 @@ def test_envelope_keeps_what_was_said() -> None:
     dialogue.send("DATA\r\nx\r\n.\r\n")
     (message,) = dialogue.messages
     envelope = message.envelope
-    assert (envelope.sender, envelope.client, envelope.helo) == (Address("a", "b"), PEER, "client.example")
+    assert (envelope.sender, envelope.peer, envelope.helo) == (Address("a", "b"), PEER, "client.example")
     assert (envelope.size, envelope.body, envelope.smtputf8) == (3, "8BITMIME", True)
     assert (envelope.ret, envelope.envid) == ("HDRS", "QQ+2B1")
     bob, carol = envelope.recipients
