@@ -63,6 +63,14 @@ def _syncfs_works(device: int, fd: int) -> bool:
     return works
 
 
+def sync_file_system(fd: int) -> None:
+    """Writes out the whole file system of an open file (syncfs). Raises OSError, also for what failed since `fd` was
+    opened."""
+    if _libc.syncfs(fd):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
 def sync_folder(path: str) -> None:
     """Makes the names in a folder durable."""
     with open_folder(path) as fd:
