@@ -49,7 +49,7 @@ class Field:
         return self.raw.partition(b":")[2].removesuffix(b"\n")
 
 
-def header_end(data: bytes, start: int = 0) -> tuple[int, bool]:
+def header_end(data: bytes | bytearray, start: int = 0) -> tuple[int, bool]:
     """Where the header in `data` ends (LF line ends), and whether that is certain or more must come to tell.
 
     `start` is what an earlier call returned for a part of the same data. The header ends before its empty line, or

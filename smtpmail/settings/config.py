@@ -52,6 +52,10 @@ class Config:
         "-u", "--users", metavar="FILE", read=read_path,
         help="The local users, one a line. Default: every valid name is a user.",
     )  # fmt: skip
+    given_origin: str | None = setting(
+        "--origin", metavar="DOMAIN", read=read_domain,
+        help="The domain behind addresses without one that programs of this host use. Default: the first local domain.",
+    )  # fmt: skip
     given_hostname: str | None = setting(
         "-H", "--hostname", metavar="NAME", read=read_domain,
         help="Name in the greeting, in EHLO and in Received. Default: the host's full name.",
@@ -168,6 +172,11 @@ class Config:
     def domains(self) -> tuple[str, ...]:
         """The local domains."""
         return self.suffix or (full_hostname(),)
+
+    @property
+    def origin(self) -> str:
+        """The domain behind addresses that have none."""
+        return self.given_origin or self.domains[0]
 
     @property
     def queue(self) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import smtpmail
+from smtpmail.admin import sendmail_options
 from smtpmail.mail.envelope import Peer
 from smtpmail.mail.queued import Item, QueuedRecipient, encode_envelope
 from smtpmail.settings import config
@@ -18,6 +19,7 @@ from smtpmail.smtp import replies
 from smtpmail.smtp.session import Limits, Session
 
 SOURCES = Path(smtpmail.__file__).parent
+BAR = r"\|"
 DOCS = SOURCES.parent / "docs"
 PAGES = sorted([*DOCS.parent.glob("*.md"), *DOCS.glob("*.md")])
 LOG_METHODS = {"debug", "info", "warning", "error", "exception"}
@@ -110,6 +112,14 @@ def test_every_setting_is_documented() -> None:
     match = re.search(r"<!-- settings -->\n(.*?)\n<!-- /settings -->", page("operating.md"), re.DOTALL)
     assert match
     assert match[1] == settings_table(), f"docs/operating.md, between <!-- settings -->:\n{settings_table()}"
+
+
+def test_every_option_of_sendmail_is_documented() -> None:
+    rows = [f"| `{names.replace('|', BAR)}` | {text} |" for names, text in sendmail_options.OPTIONS.items()]
+    table = "\n".join(["| option | what it says |", "| --- | --- |", *rows])
+    match = re.search(r"<!-- sendmail -->\n(.*?)\n?<!-- /sendmail -->", page("programs.md"), re.DOTALL)
+    assert match
+    assert match[1] == table, f"docs/programs.md, between <!-- sendmail -->:\n{table}"
 
 
 def test_every_reply_is_documented() -> None:

@@ -1,0 +1,348 @@
+"""sendmail(8) for the programs on this host, also as `mailq` and `newaliases`.
+
+It hands the message to the loopback listener, as any account can. The message is read to its end first, so that a slow
+caller holds no connection, and its text is still there when the server does not take it: then it goes to the caller's
+`dead.letter` or to standard error, and the exit status says why. Either everybody whom the server did not refuse for
+good has the message, or nobody.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from email.utils import formatdate
+from typing import IO, Any, NoReturn
+
+import click
+
+from smtpmail.admin import sendmail_options
+from smtpmail.admin.dead_letter import keep
+from smtpmail.admin.sendmail_options import OptionError, Options
+from smtpmail.admin.submission import (
+    EX_CONFIG,
+    EX_DATAERR,
+    EX_IOERR,
+    EX_NOPERM,
+    EX_OK,
+    EX_TEMPFAIL,
+    EX_UNAVAILABLE,
+    EX_USAGE,
+    Failed,
+    Submission,
+    relay,
+    status_of,
+)
+from smtpmail.mail.address import NULL_PATH, Address, AddressSyntaxError, parse_address, parse_path
+from smtpmail.mail.envelope import new_id
+from smtpmail.mail.incoming_text import HeaderTooLarge, lines_of, rewrite_header
+from smtpmail.mail.mailbox_list import find_addresses
+from smtpmail.mail.submission import Origin, fix_up, from_field, recipients_of
+from smtpmail.mail.xtext import encode_xtext
+from smtpmail.outbound.client import MessageRefused, Outgoing, OutgoingRecipient, SessionFailed
+from smtpmail.settings import sources
+from smtpmail.settings.config import Config
+from smtpmail.settings.options import load_config
+from smtpmail.settings.values import ConfigError
+
+MEMORY_LIMIT = 1024 * 1024
+"""Octets of a message kept in memory; more goes to a file without a name."""
+
+PIECE = 64 * 1024
+"""Octets of a line read at a time."""
+
+
+# -- the program
+
+
+class _Raw(click.Command):
+    """A command whose arguments are read by somebody else."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.args = list(args)
+        return []
+
+    def get_help(self, ctx: click.Context) -> str:
+        formatter = ctx.make_formatter()
+        formatter.write_usage("sendmail", "[OPTIONS] [RECIPIENT]...")
+        formatter.write_paragraph()
+        formatter.write_text(self.help or "")
+        with formatter.section("Options"):
+            formatter.write_dl(list(sendmail_options.OPTIONS.items()))
+        return formatter.getvalue().rstrip("\n")
+
+
+@click.command(cls=_Raw, short_help="Send a message as programs do it: sendmail(8).")
+@click.pass_context
+def sendmail(ctx: click.Context) -> None:
+    """Send the message on standard input, with the command line of sendmail(8).
+
+    It needs no privilege: the loopback listener takes the message. Exit status 0: taken; 64: the command line, 65: the
+    message, 67: a recipient is wrong; 69: the server refuses it; 75: try again later. What is not taken goes to the
+    file dead.letter in the caller's home, or to standard error.
+    """
+    if ctx.args in (["--help"], ["-?"]):
+        click.echo(ctx.get_help())
+        return
+    sys.exit(run("sendmail", ctx.args, lambda: load_config(ctx)))
+
+
+def main() -> NoReturn:
+    """The program under the names sendmail, mailq and newaliases."""
+    name = os.path.basename(sys.argv[0])
+    if sys.argv[1:] == ["--help"]:
+        sendmail.main(["--help"], prog_name=name)
+    sys.exit(run(name, sys.argv[1:], load_settings))
+
+
+def load_settings() -> Config:
+    """The settings of the server; where an account may not read the file, the defaults. Raises ConfigError."""
+    try:
+        return sources.load({}, os.environ)
+    except ConfigError:
+        if sources.FILE_VARIABLE in os.environ or os.access(sources.DEFAULT_FILE, os.R_OK):
+            raise
+        return Config()
+
+
+def run(name: str, arguments: Sequence[str], settings: Any) -> int:
+    """Does what the command line says; the exit status."""
+    try:
+        options = sendmail_options.parse(arguments, name)
+        return _obey(options, settings())
+    except OptionError as error:
+        return _say(name, EX_USAGE, str(error))
+    except ConfigError as error:
+        return _say(name, EX_CONFIG, str(error))
+    except Failed as error:
+        return _say(name, error.status, *error.reasons)
+    except BrokenPipeError:
+        return EX_IOERR
+
+
+def _say(name: str, status: int, *lines: str) -> int:
+    for line in lines:
+        text = " ".join(line.split())
+        print(f"{name}: {''.join(c if c.isprintable() else '?' for c in text)}", file=sys.stderr)
+    return status
+
+
+def _obey(options: Options, settings: Config) -> int:
+    match options.mode:
+        case "smtp":
+            return relay(settings)
+        case "queue":
+            return _queue(["list"], settings)
+        case "flush":
+            return _queue(["retry", options.id or "--all"], settings)
+        case "aliases":
+            return EX_OK
+        case "verify":
+            return _verify(options, settings)
+        case _:
+            return _send(options, settings)
+
+
+def _queue(arguments: list[str], settings: Config) -> int:
+    """`smtpmail queue`, for those who may."""
+    # Imported here: a message is sent without it.
+    from smtpmail.admin.queue import queue  # noqa: PLC0415
+
+    if not os.access(settings.queue, os.R_OK | os.X_OK):
+        raise Failed(EX_NOPERM, f"the queue {settings.queue} can be read by root and the server's account only")
+    try:
+        queue.main(arguments, prog_name="smtpmail queue", standalone_mode=False)
+    except click.ClickException as error:
+        raise Failed(EX_UNAVAILABLE, error.format_message()) from None
+    return EX_OK
+
+
+# -- a message
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls."""
+
+    login: str
+    name: str
+
+    @classmethod
+    def of_process(cls) -> Caller:
+        """By the user id, which nobody can forge."""
+        try:
+            entry = pwd.getpwuid(os.getuid())
+        except KeyError:
+            return cls(f"uid{os.getuid()}", "")
+        full_name = entry.pw_gecos.partition(",")[0].replace("&", entry.pw_name.capitalize())
+        return cls(entry.pw_name, full_name)
+
+
+def complete_address(text: str, origin: str) -> Address:
+    """An address of the command line or of a field; a bare one gets the domain. Raises AddressSyntaxError."""
+    text = text.removeprefix("\\")  # `\root`: no aliases, which is the server's business
+    try:
+        address, rest = parse_path(f"<{text}>")
+        if not rest and address.domain:
+            return address
+    except AddressSyntaxError:
+        pass
+    return parse_address(f"{text}@{origin}")
+
+
+def addresses_in(arguments: Sequence[str], origin: str) -> list[Address]:
+    """The recipients of a command line or of fields, each once. Raises Failed."""
+    found: dict[Address, None] = {}
+    for argument in arguments:
+        texts = [found_.text for found_ in find_addresses(argument)]
+        if not texts:
+            raise Failed(EX_DATAERR, f"{argument!r} is no address")
+        for text in texts:
+            try:
+                found[complete_address(text, origin)] = None
+            except AddressSyntaxError:
+                raise Failed(EX_DATAERR, f"{text!r} is no address") from None
+    return list(found)
+
+
+def _sender(text: str, origin: str) -> Address:
+    """The argument of -f. Raises Failed."""
+    if text.strip() in ("", "<>"):
+        return NULL_PATH
+    found = addresses_in([text], origin)
+    if len(found) != 1:
+        raise Failed(EX_DATAERR, f"-f {text!r} is not one address")
+    return found[0]
+
+
+class _Text:
+    """The message while it is read: counts what the envelope must say."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.size = 0
+        """Octets as they will travel."""
+        self.eightbit = False
+
+    def write(self, piece: bytes) -> None:
+        """Takes the next piece."""
+        self.file.write(piece)
+        self.size += len(piece) + piece.count(b"\n")
+        self.eightbit = self.eightbit or not piece.isascii()
+
+
+def _send(options: Options, settings: Config) -> int:
+    caller = Caller.of_process()
+    domain = settings.origin
+    sender = author = complete_address(caller.login, domain)
+    recipients: list[Address] = []
+    problem = None
+    try:
+        if options.sender is not None:
+            sender = _sender(options.sender, domain)
+        recipients = addresses_in(options.recipients, domain)
+    except Failed as error:
+        # Told when the message has been read: its text must not be lost.
+        problem = error
+    if not sender.is_null:
+        author = sender
+    name = options.name if options.name is not None else "" if options.sender else caller.name
+    date = formatdate(time.time(), localtime=True)
+    origin = Origin(domain, from_field(name, str(author)), date, f"<{new_id()}@{settings.hostname}>")
+    with tempfile.SpooledTemporaryFile(MEMORY_LIMIT) as file:
+        text = _Text(file)
+        try:
+            header = _read(options, origin, text)
+            if problem:
+                raise problem
+            if options.from_header:
+                recipients = list(dict.fromkeys([*recipients, *addresses_in(recipients_of(header), domain)]))
+            if not recipients:
+                raise Failed(EX_DATAERR, "no recipient in To, Cc or Bcc")
+            _submit(options, settings, sender, recipients, text)
+        except Failed as error:
+            raise Failed(error.status, *error.reasons, *keep(file, str(sender))) from None
+    return EX_OK
+
+
+def _read(options: Options, origin: Origin, text: _Text) -> bytes:
+    """Reads the message from standard input; its header as it came."""
+    original = b""
+
+    def rewrite(header: bytes) -> bytes:
+        nonlocal original
+        original = header
+        return fix_up(header, origin)
+
+    stdin = sys.stdin.buffer
+    lines = iter(lambda: stdin.readline(PIECE), b"")
+    try:
+        for piece in rewrite_header(lines_of(lines, ignore_dots=options.ignore_dots), rewrite):
+            text.write(piece)
+    except HeaderTooLarge as error:
+        raise Failed(EX_DATAERR, str(error)) from None
+    except OSError as error:
+        raise Failed(EX_IOERR, f"cannot take the message: {error.strerror or error}") from None
+    return original
+
+
+# -- the server
+
+
+def _outgoing(options: Options, sender: Address, recipients: Sequence[Address], text: _Text | None) -> Outgoing:
+    return Outgoing(
+        sender=sender,
+        size=text.size if text else 0,
+        eightbit=text.eightbit if text else False,
+        smtputf8=not all(a.local.isascii() for a in (sender, *recipients)),
+        requiretls=False,
+        ret=options.ret,
+        envid=encode_xtext(options.envid)[:100] if options.envid else None,
+    )
+
+
+def _submit(options: Options, settings: Config, sender: Address, recipients: Sequence[Address], text: _Text) -> None:
+    """Hands the message over. Raises Failed."""
+    connection = Submission.open(settings)
+    try:
+        message = _outgoing(options, sender, recipients, text)
+        refused = connection.ask(message, [OutgoingRecipient(r, options.notify, None) for r in recipients])
+        reasons = [f"{address}: {reply}" for address, reply in refused.items()]
+        later = [reply for reply in refused.values() if not reply.permanent]
+        if later or len(refused) == len(recipients):
+            # Nobody has it: so the caller can try again without sending it twice to others.
+            raise Failed(status_of((later or list(refused.values()))[0]), *reasons)
+        text.file.seek(0)
+        reply = connection.give(text.file)
+        if options.verbose:
+            print(f"the server said: {reply}", file=sys.stderr)
+        if not reply.positive:
+            raise Failed(status_of(reply), f"the server said: {reply}")
+        if refused:
+            raise Failed(status_of(next(iter(refused.values()))), *reasons, "the other recipients have the message")
+    except SessionFailed as error:
+        raise Failed(EX_TEMPFAIL, str(error)) from None
+    except MessageRefused as error:
+        raise Failed(EX_DATAERR, str(error)) from None
+    finally:
+        connection.quit()
+
+
+def _verify(options: Options, settings: Config) -> int:
+    """-bv: asks and sends nothing."""
+    recipients = addresses_in(options.recipients, settings.origin)
+    connection = Submission.open(settings)
+    try:
+        message = _outgoing(options, NULL_PATH, recipients, None)
+        refused = connection.ask(message, [OutgoingRecipient(r, (), None) for r in recipients])
+    except (SessionFailed, MessageRefused) as error:
+        raise Failed(EX_TEMPFAIL, str(error)) from None
+    finally:
+        connection.quit()
+    for address in recipients:
+        print(f"{address}: {refused.get(address, 'deliverable')}")
+    return status_of(next(iter(refused.values()))) if refused else EX_OK

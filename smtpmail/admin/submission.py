@@ -1,0 +1,137 @@
+"""The way of a program on this host to the server, the loopback listener; what the answers mean as exit statuses."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import socket
+from collections.abc import Iterator, Sequence
+from typing import IO
+
+from smtpmail.mail.address import Address
+from smtpmail.outbound.client import Client, Outgoing, OutgoingRecipient, SessionFailed, Timeouts
+from smtpmail.outbound.target import Target
+from smtpmail.outbound.tls import Level
+from smtpmail.settings.config import Config
+from smtpmail.settings.values import Endpoint
+from smtpmail.smtp.reply_reader import ServerReply
+
+# sysexits.h
+EX_OK, EX_USAGE, EX_DATAERR, EX_NOUSER, EX_NOHOST, EX_UNAVAILABLE = 0, 64, 65, 67, 68, 69
+EX_SOFTWARE, EX_IOERR, EX_TEMPFAIL, EX_NOPERM, EX_CONFIG = 70, 74, 75, 77, 78
+
+TIMEOUTS = Timeouts(connect=10.0, reply=300.0)
+PIECE = 64 * 1024
+
+
+class Failed(Exception):
+    """Nobody, or not everybody, has the message: the exit status, and a line for each reason."""
+
+    def __init__(self, status: int, *reasons: str) -> None:
+        super().__init__("; ".join(reasons))
+        self.status = status
+        self.reasons = reasons
+
+
+def listeners(settings: Config) -> Iterator[Target]:
+    """Where the loopback listener is."""
+    for endpoint in settings.loopback or (Endpoint("127.0.0.1"), Endpoint("::1")):
+        yield Target("the local server", endpoint.host, settings.port if endpoint.port is None else endpoint.port)
+
+
+class Submission(Client):
+    """A connection to the server of this very host."""
+
+    def _not_ourselves(self, greeting: ServerReply) -> None:
+        pass
+
+    @classmethod
+    def open(cls, settings: Config) -> Submission:
+        """Connects to the first listener that answers. Raises Failed."""
+        reasons = []
+        for target in listeners(settings):
+            try:
+                connection = cls.connect(target, f"[{_literal(target.address)}]", TIMEOUTS, Level.CLEAR)
+                assert isinstance(connection, cls)
+                return connection
+            except SessionFailed as error:
+                reasons.append(str(error))
+        raise Failed(EX_TEMPFAIL, *reasons, "the mail server of this host does not answer: is it running?")
+
+    def ask(self, message: Outgoing, recipients: Sequence[OutgoingRecipient]) -> dict[Address, ServerReply]:
+        """MAIL and RCPT; who was refused, and why. Raises Failed when nobody can have the message."""
+        reply = self._command(self._mail_command(message, recipients).decode().removesuffix("\r\n"), "MAIL")
+        if not reply.positive:
+            raise Failed(status_of(reply), f"the server said to MAIL: {reply}")
+        refused = {}
+        for recipient in recipients:
+            reply = self._command(self._rcpt_command(message, recipient).decode().removesuffix("\r\n"), "RCPT")
+            if not reply.positive:
+                refused[recipient.address] = reply
+        return refused
+
+    def give(self, content: IO[bytes]) -> ServerReply:
+        """DATA and the content; the reply to it."""
+        reply = self._command("DATA", "DATA")
+        if reply.code != 354:
+            raise Failed(status_of(reply), f"the server said to DATA: {reply}")
+        self._dot_stuffed(content)
+        return self._verdict()
+
+
+def _literal(address: str) -> str:
+    return f"IPv6:{address}" if ":" in address else address
+
+
+def status_of(reply: ServerReply) -> int:
+    """The exit status for a refusal."""
+    if not reply.permanent:
+        return EX_TEMPFAIL
+    match reply.status.split(".", 2)[1:]:
+        case ["1", "2"] | ["4", _]:
+            return EX_NOHOST
+        case ["1", "7" | "8"]:
+            return EX_DATAERR
+        case ["1", _] | ["2", _]:
+            return EX_NOUSER
+        case ["3", "4"] | ["6", _]:
+            return EX_DATAERR
+    return EX_UNAVAILABLE
+
+
+def relay(settings: Config) -> int:
+    """Standard input and output become a connection to the server."""
+    for target in listeners(settings):
+        with contextlib.suppress(OSError):
+            with socket.create_connection((target.address, target.port), TIMEOUTS.connect) as sock:
+                sock.settimeout(None)
+                _copy(sock)
+            return EX_OK
+    print("421 4.3.2 The mail server of this host does not answer", end="\r\n", flush=True)
+    return EX_TEMPFAIL
+
+
+def _copy(sock: socket.socket) -> None:
+    with selectors.DefaultSelector() as selector:
+        with contextlib.suppress(PermissionError):  # a plain file is always ready
+            selector.register(0, selectors.EVENT_READ)
+        selector.register(sock, selectors.EVENT_READ)
+        plain_file = 0 not in selector.get_map()
+        while True:
+            ready = {key.fileobj for key, _ in selector.select(0 if plain_file else None)}
+            if plain_file or 0 in ready:
+                data = os.read(0, PIECE)
+                if data:
+                    sock.sendall(data)
+                else:
+                    sock.shutdown(socket.SHUT_WR)
+                    if not plain_file:
+                        selector.unregister(0)
+                    plain_file = False
+            if sock in ready:
+                data = sock.recv(PIECE)
+                if not data:
+                    return
+                while data:
+                    data = data[os.write(1, data) :]
