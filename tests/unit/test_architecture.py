@@ -28,7 +28,7 @@ FLOORS = [
     {"smtp"},
     {"settings"},
     {"mail"},
-    {"log", "systemd", "network"},
+    {"log", "metrics", "systemd", "network"},
     {""},
 ]
 """From the roof to the ground, as a message passes: a room imports only from floors below its own."""
