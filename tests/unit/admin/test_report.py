@@ -150,7 +150,9 @@ def test_files(tmp_path: Path) -> None:
     assert json.loads(result.output)["received"]["messages"] == 10
 
 
-@pytest.mark.parametrize("content", [None, gzip.compress(LOG)[:100], b"\x1f\x8bnonsense"])
+@pytest.mark.parametrize(
+    "content", [None, gzip.compress(LOG, mtime=0)[:100], b"\x1f\x8bnonsense"], ids=["none", "cut", "nonsense"]
+)
 def test_a_file_that_cannot_be_read(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "log"
     if content is not None:
