@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from smtpmail.auth.lookup import Lookup, NoAnswer, NoData, TemporaryFailure, a_labels, is_or_below, texts
 from smtpmail.auth.spf_macros import Address, Values, expand, expand_domain
@@ -32,7 +32,7 @@ class SpfResult:
     result: str
     """pass, fail, softfail, neutral, none, temperror or permerror."""
     domain: str
-    """Whose policy it is."""
+    """That of the sender, or of HELO."""
     reason: str
     mechanism: str = ""
     """The directive that matched."""
@@ -81,7 +81,7 @@ class _Evaluation:
 
     def run(self) -> SpfResult:
         try:
-            return self._check_host(self._domain, explain=True)
+            return replace(self._check_host(self._domain, explain=True), domain=self._domain)
         except PermanentError as error:
             return SpfResult("permerror", self._domain, f"the SPF policy of {self._domain} can't be evaluated: {error}")
         except TemporaryFailure as error:
