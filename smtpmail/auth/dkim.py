@@ -126,6 +126,10 @@ class Verification:
         self._digests = {key: body.digest() for key, body in self._hashes.items()}
         return [self._check(found) for found in self._found]
 
+    def names(self) -> list[tuple[str, str]]:
+        """Domain and selector of each, in the order of `checks`."""
+        return [(found.domain, found.selector) for found in self._found]
+
     def _check(self, found: Signature | DkimResult) -> Callable[[Lookup], DkimResult]:
         if isinstance(found, DkimResult):
             return lambda _: found

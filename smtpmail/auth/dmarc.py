@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from smtpmail.auth.dmarc_record import POLICIES, Discovered, Tree
 from smtpmail.auth.fields import Field, unfolded
-from smtpmail.auth.lookup import Lookup, TemporaryFailure, a_labels, is_or_below
+from smtpmail.auth.lookup import TemporaryFailure, a_labels, is_or_below
 from smtpmail.mail.mailbox_list import find_addresses
 
 MAX_AUTHOR_DOMAINS = 4
@@ -58,11 +58,10 @@ def author_domains(header: Iterable[Field]) -> list[str]:
     return list(domains)
 
 
-def evaluate(authors: Sequence[str], identifiers: Sequence[Identifier], lookup: Lookup) -> DmarcResult:
+def evaluate(authors: Sequence[str], identifiers: Sequence[Identifier], tree: Tree) -> DmarcResult:
     """The result for a message; of several authors that fail, the strictest policy counts."""
     if not authors:
         return DmarcResult("permerror", "", "From has no address with a domain")
-    tree = Tree(lookup)
     results = [_evaluate(author, identifiers, tree) for author in authors[:MAX_AUTHOR_DOMAINS]]
     order = ("pass", "none", "permerror", "temperror", "fail")
     worst = max(results, key=lambda found: (POLICIES.index(found.disposition), order.index(found.result)))

@@ -134,7 +134,7 @@ REJECT = records(example__bank="p=reject", example__bank__strict="p=reject; adki
 
 
 def judge(author: str, *identifiers: tuple[str, str, str], zone: dict[str, Any] | None = None) -> DmarcResult:
-    return evaluate([author], [Identifier(*i) for i in identifiers], Zone(REJECT if zone is None else zone))
+    return evaluate([author], [Identifier(*i) for i in identifiers], Tree(Zone(REJECT if zone is None else zone)))
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_a_psd_below_which_others_live() -> None:
 
 
 def test_several_authors() -> None:
-    zone = Zone({**REJECT, **records(example__mild="p=none", example__q="p=quarantine")})
+    zone = Tree(Zone({**REJECT, **records(example__mild="p=none", example__q="p=quarantine")}))
     proofs = [Identifier("spf", "pass", "mild.example")]
     found = evaluate(["mild.example", "bank.example", "q.example"], proofs, zone)
     assert (found.result, found.domain, found.disposition) == ("fail", "bank.example", "reject")
