@@ -28,7 +28,8 @@ def field(**values) -> str:
 def test_the_form_others_rely_on() -> None:
     assert re.sub(r"\n\t", " ", field()) == (
         "Authentication-Results: mx.dom.fr; spf=pass smtp.mailfrom=a@x.example; "
-        "dkim=pass header.d=x.example header.s=sel; dmarc=pass header.from=x.example; iprev=pass policy.iprev=192.0.2.1\n"
+        "dkim=pass header.d=x.example header.s=sel; dmarc=pass header.from=x.example; "
+        "iprev=pass policy.iprev=192.0.2.1\n"
     )
 
 
