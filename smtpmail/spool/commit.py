@@ -8,29 +8,37 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from smtpmail.spool.files import NewFile, sync_files
+from smtpmail.spool.folder import Folder
 
-GROUP_PATIENCE = 0.05
-"""Seconds that a group waits for a folder that another program has locked; then those concerned wait alone."""
+GROUP_PATIENCE = 0.002
+"""Seconds that a whole group waits for locks of other programs; then those concerned wait apart from it."""
+
+AT_ONCE = 16
+"""Drafts of one message that have files open at a time: a thousand recipients need no more descriptors than so many."""
 
 
 class Busy(OSError):
-    """Another program holds the lock of a folder."""
+    """Another program holds the lock of a folder, or its state takes longer to find out than others should wait."""
 
 
 class Target(Protocol):
     """A folder that messages are put into."""
 
+    path: str
     patience: float
     """Seconds to wait for its lock."""
 
-    def place(self, drafts: Sequence[Any], patience: float) -> None:
-        """Gives the drafts their names in the folder, sets `error` of those that can't have one; syncs the folder.
+    def place(self, drafts: Sequence[Any], give_up: float, *, apart: bool) -> None:
+        """Gives the drafts their names in the folder, sets `error` of those that can't have one.
 
+        Waits for locks until `give_up` (monotonic time); unless `apart`, others wait meanwhile.
         Raises Busy, OSError: then none of them is in.
         """
 
@@ -39,18 +47,34 @@ class Target(Protocol):
 
 
 class Draft:
-    """A file that has been written, on its way into a folder."""
+    """A message on its way into a folder. It has files from `write` to `close`."""
 
-    __slots__ = ("error", "file", "target")
+    __slots__ = ("error", "file", "folder", "target")
 
-    def __init__(self, target: Target, file: NewFile) -> None:
+    def __init__(self, target: Target) -> None:
         self.target = target
-        self.file = file
+        self.folder: Folder | None = None
+        self.file: NewFile | None = None
         self.error: OSError | None = None
+        """Why it is not in the folder."""
+
+    def write(self) -> None:
+        """Makes the files, which have no name yet. Raises OSError."""
+        raise NotImplementedError
+
+    @property
+    def unsynced(self) -> list[NewFile]:
+        """The files that are to be made durable before they get their names."""
+        return [self.file] if self.file else []
 
     def close(self) -> None:
-        """Closes the file; what was not placed is gone."""
-        self.file.close()
+        """Closes the files; what was not placed is gone. A second time does nothing."""
+        if self.file is not None:
+            self.file.close()
+            self.file = None
+        if self.folder is not None:
+            self.folder.close()
+            self.folder = None
 
 
 class _Entry:
@@ -109,38 +133,102 @@ _group = _GroupCommit()
 
 
 def commit(drafts: Sequence[Draft]) -> None:
-    """Puts all drafts into their folders, or none: returns when contents and names are on disk.
+    """Puts all drafts into their folders, or none: returns when contents and names are on disk, and closes them.
 
     Raises OSError, Busy among them.
     """
-    _group.run(drafts)
-    for draft in drafts:
-        if isinstance(draft.error, Busy):
-            draft.error = None
-            _place(draft.target, [draft], draft.target.patience)
+    commit_each(drafts, keep_open=len(drafts) <= AT_ONCE)
     error = next((draft.error for draft in drafts if draft.error is not None), None)
-    if error is not None:
+    try:
+        if error is not None:
+            withdraw(drafts)
+            raise error
+    finally:
         for draft in drafts:
-            with contextlib.suppress(OSError):
-                draft.target.withdraw(draft)
-        raise error
+            draft.close()
+
+
+def commit_each(drafts: Sequence[Draft], *, keep_open: bool = False) -> None:
+    """Puts each draft into its folder for itself: returns when contents and names of all that could be are on disk.
+
+    The others have their `error` set. Afterwards all are closed, unless they are to be kept open (so that one can be
+    withdrawn even if no descriptor is left).
+    """
+    give_up: float | None = None
+    for start in range(0, len(drafts), AT_ONCE):
+        batch = drafts[start : start + AT_ONCE]
+        try:
+            for draft in batch:
+                _try(draft, draft.write)
+            _group.run([draft for draft in batch if draft.error is None])
+            for draft in batch:
+                if isinstance(draft.error, Busy):
+                    # All of a message together wait no longer than one.
+                    give_up = give_up or time.monotonic() + draft.target.patience
+                    draft.error = None
+                    _place(draft.target, [draft], give_up, apart=True)
+                    _sync_folders([draft])
+            # Placed, and then the folder could not be synced.
+            withdraw([draft for draft in batch if draft.error is not None])
+        finally:
+            if not keep_open:
+                for draft in batch:
+                    draft.close()
+
+
+def withdraw(drafts: Sequence[Draft]) -> None:
+    """Takes out again what has been placed of the drafts, as far as the disk lets us."""
+    for draft in drafts:
+        with contextlib.suppress(OSError):
+            draft.target.withdraw(draft)
 
 
 def _commit_batch(drafts: Sequence[Draft]) -> None:
-    for draft, error in zip(drafts, sync_files([draft.file for draft in drafts]), strict=True):
-        draft.error = error
+    files = [(draft, file) for draft in drafts for file in draft.unsynced]
+    for (draft, _), error in zip(files, sync_files([file for _, file in files]), strict=True):
+        draft.error = draft.error or error
     by_target: dict[Target, list[Draft]] = {}
     for draft in drafts:
         if draft.error is None:
             by_target.setdefault(draft.target, []).append(draft)
+    give_up = time.monotonic() + GROUP_PATIENCE
     for target, group in by_target.items():
-        _place(target, group, GROUP_PATIENCE)
+        _place(target, group, give_up, apart=False)
+    _sync_folders(drafts)
 
 
-def _place(target: Target, drafts: Sequence[Draft], patience: float) -> None:
+def _place(target: Target, drafts: Sequence[Draft], give_up: float, *, apart: bool) -> None:
     try:
-        target.place(drafts, patience)
+        target.place(drafts, give_up, apart=apart)
     except Exception as error:
         # The thread of one may not fail for what befell the draft of another.
         for draft in drafts:
-            draft.error = error if isinstance(error, OSError) else OSError(errno.EIO, f"internal error: {error!r}")
+            draft.error = _as_oserror(error, target)
+
+
+def _sync_folders(drafts: Sequence[Draft]) -> None:
+    """Makes the names of what was placed durable: one folder of each target, for all its drafts are in the same."""
+    groups: dict[Target, list[Draft]] = {}
+    for draft in drafts:
+        if draft.error is None:
+            groups.setdefault(draft.target, []).append(draft)
+    folders = [folder for group in groups.values() if (folder := group[0].folder) is not None]
+    for group, error in zip(groups.values(), sync_files(folders), strict=True):
+        for draft in group:
+            draft.error = error
+
+
+def _try(draft: Draft, work: Callable[[], None]) -> None:
+    try:
+        work()
+    except Exception as error:
+        draft.error = _as_oserror(error, draft.target)
+
+
+def _as_oserror(error: Exception, target: Target) -> OSError:
+    """The error as one that says where it happened."""
+    if not isinstance(error, OSError):
+        return OSError(errno.EIO, f"internal error: {error!r}", target.path)
+    if not os.path.isabs(str(error.filename)):
+        error.filename, error.filename2 = target.path, None
+    return error

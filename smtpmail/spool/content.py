@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from smtpmail.spool.files import NewFile, copy_content, write_all
+from smtpmail.spool.folder import Folder
 
 MEMORY_LIMIT = 128 * 1024
 """Octets kept in memory; more goes to disk as it comes, so that a large message costs no memory."""
 
 
 class Content:
-    """Takes the content piece by piece and makes files of it, each with a header of its own.
+    """Takes the content piece by piece and makes files of it.
 
-    What is too large for memory streams into a file without a name in `folder`; whatever comes before it is known only
+    What is too large for memory streams into a file without a name in `folder`. What stands before it is known only
     when it is whole, so each file that is made gets a copy of it, which the kernel makes.
     """
 
-    __slots__ = ("_file", "_folder", "_pieces", "_scratch", "size")
+    __slots__ = ("_buffer", "_file", "_path", "_scratch", "size")
 
-    def __init__(self, folder: str, scratch: str) -> None:
-        self._folder = folder
+    def __init__(self, path: str, scratch: str) -> None:
+        self._path = path
         self._scratch = scratch
-        self._pieces: list[bytes] = []
+        # Pieces are joined as they come: what they cost depends on their octets, not on their number.
+        self._buffer = bytearray()
         self._file: NewFile | None = None
         self.size = 0
         """Octets."""
@@ -28,28 +30,35 @@ class Content:
     def write(self, data: bytes) -> None:
         """Takes the next piece. Raises OSError when the disk does not."""
         self.size += len(data)
-        self._pieces.append(data)
-        if self.size > MEMORY_LIMIT:
+        self._buffer += data
+        if len(self._buffer) > MEMORY_LIMIT:
             if self._file is None:
-                self._file = NewFile(self._folder, self._scratch)
-            write_all(self._file.fd, self._pieces)
-            self._pieces = []
+                folder = Folder(self._path, follow=True)
+                try:
+                    self._file = NewFile(folder.fd, self._scratch)
+                finally:
+                    folder.close()
+            write_all(self._file.fd, [self._buffer])
+            self._buffer = bytearray()
 
-    def make_file(self, folder: str, scratch: str, header: bytes) -> NewFile:
-        """A file of `header` and the content; the caller closes it. Raises OSError."""
-        file = NewFile(folder, scratch)
+    def make_file(self, folder_fd: int, scratch: str, header: bytes) -> NewFile:
+        """A file of `header` and the content in an open folder; the caller closes it. Raises OSError."""
+        file = NewFile(folder_fd, scratch)
         try:
-            write_all(file.fd, [header, *self._pieces])
-            if self._file is not None:
-                copy_content(self._file.fd, 0, self.size, file.fd)
+            if self._file is None:
+                write_all(file.fd, [header, self._buffer])
+            else:
+                write_all(file.fd, [header])
+                copy_content(self._file.fd, 0, self.size - len(self._buffer), file.fd)
+                write_all(file.fd, [self._buffer])
         except BaseException:
             file.close()
             raise
         return file
 
     def close(self) -> None:
-        """Frees the memory and the file."""
-        self._pieces = []
+        """Frees memory and file."""
+        self._buffer = bytearray()
         if self._file is not None:
             self._file.close()
         self._file = None

@@ -8,7 +8,10 @@ import errno
 import itertools
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import Protocol
+
+from smtpmail.spool.folder import SAFELY, Folder
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -22,8 +25,16 @@ FEW = 2
 """So many files are synced one by one; for more, syncfs(2) costs less, though it writes what others have left, too."""
 
 
-def sync_files(files: Sequence[NewFile]) -> list[OSError | None]:
-    """Makes data and inodes of the files durable; returns what went wrong with each."""
+class Open(Protocol):
+    """An open file or folder."""
+
+    @property
+    def fd(self) -> int:
+        """Its descriptor."""
+
+
+def sync_files(files: Sequence[Open]) -> list[OSError | None]:
+    """Makes data and inodes of files, or names in folders, durable; returns what went wrong with each."""
     if len(files) > FEW:
         first, *others = {os.fstat(file.fd).st_dev for file in files}
         if not others and _syncfs_works(first, files[0].fd) and _libc.syncfs(files[0].fd) == 0:
@@ -71,81 +82,119 @@ def sync_file_system(fd: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
+def write_through(fd: int) -> None:
+    """Returns when data that overwrites older data has left for the disk: with the next sync of anything it is durable.
+
+    Raises OSError.
+    """
+    # SYNC_FILE_RANGE_WAIT_BEFORE | WRITE | WAIT_AFTER; it flushes no cache of the disk, which costs the most of a sync.
+    if not _syncfs_works(os.fstat(fd).st_dev, fd) or _libc.sync_file_range(fd, _zero, _zero, 7) != 0:
+        os.fdatasync(fd)
+
+
+_zero = ctypes.c_int64(0)
+
+
 def sync_folder(path: str) -> None:
     """Makes the names in a folder durable."""
-    with open_folder(path) as fd:
-        os.fsync(fd)
-
-
-@contextlib.contextmanager
-def open_folder(path: str) -> Iterator[int]:
-    """A descriptor of the folder, for names relative to it and for fsync."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    folder = Folder(path, follow=True)
     try:
-        yield fd
+        os.fsync(folder.fd)
     finally:
-        os.close(fd)
+        folder.close()
+
+
+def free_octets(path: str) -> int:
+    """Octets that the file system of a folder still takes; 0 when no more files can be made. Raises OSError."""
+    status = os.statvfs(path)
+    if status.f_files and not status.f_favail:
+        return 0
+    return status.f_bavail * status.f_frsize
 
 
 class NewFile:
-    """A new file in `folder` that has no name yet: if the program ends, it was never there.
+    """A new file in an open folder that has no name yet: if the program ends, it was never there.
 
     Where the file system knows no files without a name (NFS), it has one in the hidden `scratch` folder until then.
     The mode lets a default ACL of the folder decide; without one, the umask makes it the owner's alone.
     """
 
-    __slots__ = ("_scratch_name", "fd")
+    __slots__ = ("_scratch", "_scratch_name", "fd")
 
     _number = itertools.count()
 
-    def __init__(self, folder: str, scratch: str) -> None:
-        self._scratch_name: str | None = None
+    def __init__(self, folder_fd: int, scratch: str) -> None:
+        self._scratch: Folder | None = None
+        self._scratch_name = ""
         try:
-            self.fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o660)
+            self.fd = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o660, dir_fd=folder_fd)
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):
                 raise
-            os.makedirs(scratch, 0o700, exist_ok=True)
-            name = f"{socket.gethostname()}.{os.getpid()}.{next(self._number)}"
-            self._scratch_name = os.path.join(scratch, name)
-            self.fd = os.open(self._scratch_name, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o660)
+            self._open_scratch(scratch)
+
+    def _open_scratch(self, path: str) -> None:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+        self._scratch = Folder(path)
+        try:
+            while True:
+                self._scratch_name = f"{socket.gethostname()}.{os.getpid()}.{next(self._number)}"
+                flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | SAFELY
+                with contextlib.suppress(FileExistsError):  # of a process before us that had our number
+                    self.fd = os.open(self._scratch_name, flags, 0o660, dir_fd=self._scratch.fd)
+                    return
+        except BaseException:
+            self._scratch.close()
+            raise
 
     @property
     def has_scratch_name(self) -> bool:
         """Whether it can be seen in the scratch folder."""
-        return self._scratch_name is not None
+        return self._scratch is not None
 
     def give_name(self, name: str, folder_fd: int) -> None:
         """Puts the file into the folder. Raises FileExistsError when the name is taken."""
-        if self._scratch_name is None:
+        if self._scratch is None:
             # Naming a descriptor itself (AT_EMPTY_PATH) would need a privilege; /proc needs none, linkat(2).
             source = f"/proc/self/fd/{self.fd}"
             os.link(source, name, src_dir_fd=folder_fd, dst_dir_fd=folder_fd, follow_symlinks=True)
         else:
-            os.link(self._scratch_name, name, dst_dir_fd=folder_fd)
+            os.link(self._scratch_name, name, src_dir_fd=self._scratch.fd, dst_dir_fd=folder_fd, follow_symlinks=False)
 
     def close(self) -> None:
         """Without a name given, the file is gone."""
         os.close(self.fd)
-        if self._scratch_name is not None:
-            os.unlink(self._scratch_name)
+        if self._scratch is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._scratch_name, dir_fd=self._scratch.fd)
+            self._scratch.close()
 
 
-def clear_scratch(scratch: str) -> int:
-    """Removes what a crash of a process of this host left in the scratch folder; returns how many files."""
+def clear_scratch(path: str) -> int:
+    """Removes what a crash of a process of this host left in the scratch folder; returns how many files.
+
+    Raises OSError.
+    """
+    try:
+        scratch = Folder(path)
+    except FileNotFoundError:
+        return 0
     removed = 0
-    with contextlib.suppress(FileNotFoundError):
-        for name in os.listdir(scratch):
+    try:
+        for name in os.listdir(scratch.fd):
             host, _, rest = name.rpartition(".")[0].rpartition(".")
             alive = rest.isdigit() and int(rest) != os.getpid() and os.path.exists(f"/proc/{rest}")
-            if host == socket.gethostname() and not alive:
-                os.unlink(os.path.join(scratch, name))
+            if host == socket.gethostname() and rest.isdigit() and not alive:
+                os.unlink(name, dir_fd=scratch.fd)
                 removed += 1
+    finally:
+        scratch.close()
     return removed
 
 
-def write_all(fd: int, parts: Sequence[bytes]) -> None:
-    """Writes all of the parts; a disk that fills in between is an OSError."""
+def write_all(fd: int, parts: Sequence[bytes | bytearray]) -> None:
+    """Writes a few parts, all of them; a disk that fills in between is an OSError."""
     missing = sum(map(len, parts)) - os.writev(fd, parts)
     if missing:
         rest = memoryview(b"".join(parts))[-missing:]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
+import itertools
 import os
 import threading
 import time
@@ -18,26 +18,33 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from smtpmail.spool.commit import Busy, Draft
+from smtpmail.log import log
+from smtpmail.spool.commit import Draft
 from smtpmail.spool.content import Content
-from smtpmail.spool.files import NewFile, clear_scratch, open_folder, sync_files, sync_folder
+from smtpmail.spool.files import NewFile, clear_scratch, free_octets, sync_folder
+from smtpmail.spool.folder import Folder
+from smtpmail.spool.lock import LOCK, MAX_NUMBER, MailboxBusy, highest_number, locked, note_number, noted_number
+from smtpmail.spool.sequences import SEQUENCES, Noted, add_unseen
+from smtpmail.spool.stock import StatusStock
 
-LOCK = ".lock"
 SCRATCH = ".new"
-STATUS_OF_NEW = b"\\Recent\n"
 
 LOCK_PATIENCE = 60.0
 """Seconds to wait for another program that holds the lock of a mailbox."""
 
-STOCK_SECONDS = 1.0
-"""So often the folder is looked at again, whether what is in stock still fits it."""
+REPAIR_PATIENCE = 1.0
+"""Seconds that a start waits for the locks of all mailboxes together."""
 
 MAILBOXES_KEPT = 64
 """So many mailboxes keep files in stock."""
 
+TAKEN = 32
+"""So many numbers that other programs have taken are tried one by one."""
 
-class MailboxBusy(Busy):
-    """Another program holds the lock of a mailbox for too long."""
+MAX_STORED = 4 * 1024**3
+"""Octets that one message may take in all its mailboxes."""
+
+__all__ = ["Copy", "Mailbox", "MailboxBusy", "MailboxDraft", "Spool"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,244 +56,206 @@ class Copy:
 
 
 class MailboxDraft(Draft):
-    """A message on its way into a mailbox; its status is on disk already."""
+    """A message on its way into a mailbox, with its status."""
 
-    __slots__ = ("number", "status", "user")
+    __slots__ = ("_content", "_header", "_scratch", "_status_is_durable", "mailbox", "number", "status", "user")
 
-    def __init__(self, mailbox: Mailbox, user: str, message: NewFile, status: NewFile) -> None:
-        super().__init__(mailbox, message)
-        self.user = user
-        self.status = status
+    def __init__(self, mailbox: Mailbox, content: Content, copy: Copy, scratch: str) -> None:
+        super().__init__(mailbox)
+        self.mailbox = mailbox
+        self.user = copy.user
+        self.status: NewFile | None = None
         self.number = 0
         """Its number when it is in the mailbox, 0 before."""
+        self._content = content
+        self._header = copy.header
+        self._scratch = scratch
+        self._status_is_durable = False
+
+    def write(self) -> None:
+        self.folder = self.mailbox.open()
+        self.file = self._content.make_file(self.folder.fd, self._scratch, self._header)
+        self.status, self._status_is_durable = self.mailbox.stock.take(self.folder, self._scratch)
+
+    @property
+    def unsynced(self) -> list[NewFile]:
+        return super().unsynced + ([self.status] if self.status and not self._status_is_durable else [])
+
+    def give_number(self, numbers: Iterator[int]) -> None:
+        """Puts the message into the folder under the first of the numbers that is free, its status first: who sees the
+        message finds the status. Raises OSError.
+        """
+        assert self.folder is not None and self.file is not None and self.status is not None
+        folder = self.folder.fd
+        status = ""
+        try:
+            for number in itertools.islice(numbers, TAKEN):
+                with contextlib.suppress(FileExistsError):  # another program was faster
+                    status = self._name_status(f"{number}.status", status, folder)
+                    self.file.give_name(str(number), folder)
+                    self.number = number
+                    return
+            raise MailboxBusy(errno.EAGAIN, "other programs take one number after the other", self.folder.path)
+        except OSError:
+            if status and self.folder.is_same(status, self.status.fd):
+                os.unlink(status, dir_fd=folder)
+            raise
+
+    def _name_status(self, name: str, before: str, folder: int) -> str:
+        """Gives the status a name, or another one than `before`. Raises FileExistsError when it can't be had."""
+        assert self.status is not None
+        try:
+            if before:
+                os.rename(before, name, src_dir_fd=folder, dst_dir_fd=folder)
+                return name
+            with contextlib.suppress(FileExistsError):
+                self.status.give_name(name, folder)
+                return name
+            # Left by a crash: we hold the lock, so nobody is at work on it.
+            os.unlink(name, dir_fd=folder)
+        except (IsADirectoryError, PermissionError) as error:
+            raise FileExistsError(errno.EEXIST, error.strerror, name) from None
+        self.status.give_name(name, folder)
+        return name
 
     def close(self) -> None:
         super().close()
-        self.status.close()
-
-
-class _StatusStock:
-    """Status files of new messages that are on disk already, but have no name yet.
-
-    All are alike, so they can be made before they are needed: many for the price of one sync.
-    """
-
-    SIZE = 16
-
-    def __init__(self, path: str) -> None:
-        self._folder = path
-        self._lock = threading.Lock()
-        self._files: list[NewFile] = []
-        self._made_for: object = None
-        self._looked_at = -STOCK_SECONDS
-
-    def take(self, scratch: str) -> NewFile:
-        """A durable status file for the mailbox; the caller closes it. Raises OSError."""
-        with self._lock:
-            now = time.monotonic()
-            if now - self._looked_at > STOCK_SECONDS:
-                self._look_at_folder()
-                self._looked_at = now
-            if self._files:
-                return self._files.pop()
-        first, *more = self._make(scratch)
-        with self._lock:
-            self._files += more
-        return first
-
-    def _look_at_folder(self) -> None:
-        """Drops the stock when the folder is another one, or gives its files other rights now."""
-        status = os.stat(self._folder)
-        made_for = (status.st_dev, status.st_ino, status.st_mode, status.st_gid, _default_acl(self._folder))
-        if made_for != self._made_for:
-            self._clear()
-            self._made_for = made_for
-
-    def _make(self, scratch: str) -> list[NewFile]:
-        files: list[NewFile] = []
-        try:
-            # A file that has a name in the scratch folder must not lie there in stock.
-            while len(files) < self.SIZE and not (files and files[0].has_scratch_name):
-                files.append(NewFile(self._folder, scratch))
-                os.write(files[-1].fd, STATUS_OF_NEW)
-            for error in sync_files(files):
-                if error is not None:
-                    raise error
-        except BaseException:
-            for file in files:
-                file.close()
-            raise
-        return files
-
-    def _clear(self) -> None:
-        for file in self._files:
-            file.close()
-        self._files = []
-
-    __del__ = _clear
-
-
-def _default_acl(folder: str) -> bytes | None:
-    try:
-        return os.getxattr(folder, "system.posix_acl_default")
-    except OSError:
-        return None
+        if self.status is not None:
+            self.status.close()
+            self.status = None
 
 
 class Mailbox:
-    """One user's folder."""
+    """One user's folder, which may belong to the user: whatever they put there concerns this mailbox alone."""
 
     patience = LOCK_PATIENCE
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.stock = StatusStock()
         # POSIX locks keep processes apart, not threads.
         self._mutex = threading.Lock()
-        self._stock = _StatusStock(path)
+        self._noted: Noted | None = None
 
-    def create(self) -> None:
-        """Makes the folder if it is not there."""
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(self.path, 0o700)
-            sync_folder(os.path.dirname(self.path))
-
-    def draft(self, content: Content, copy: Copy, scratch: str) -> MailboxDraft:
-        """Writes a message that is not in the mailbox yet; makes the folder with the first one. Raises OSError."""
+    def open(self) -> Folder:
+        """The folder, made if it is not there. Raises OSError."""
         try:
-            message = content.make_file(self.path, scratch, copy.header)
+            return Folder(self.path)
         except FileNotFoundError:
-            self.create()
-            message = content.make_file(self.path, scratch, copy.header)
-        try:
-            return MailboxDraft(self, copy.user, message, self._stock.take(scratch))
-        except BaseException:
-            message.close()
-            raise
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self.path, 0o700)
+                sync_folder(os.path.dirname(self.path))
+            return Folder(self.path)
 
-    def place(self, drafts: Sequence[MailboxDraft], patience: float) -> None:
-        """Gives the drafts the next numbers; returns when the names are on disk (commit.Target)."""
-        give_up = time.monotonic() + patience
-        if not self._mutex.acquire(timeout=patience):
-            raise MailboxBusy(errno.EAGAIN, "the mailbox is in use by another thread", self.path)
+    def check(self) -> None:
+        """Raises OSError when it can be seen, without waiting, that no message can be put here."""
         try:
-            with open_folder(self.path) as folder:
-                with self._locked(folder, give_up) as lock:
-                    number = self._last_number(lock, folder)
-                    for draft in drafts:
-                        try:
-                            number = draft.number = self._place_one(draft, number, folder)
-                        except OSError as error:
-                            draft.error = error
-                    self._write_last_number(lock, number)
-                os.fsync(folder)
+            folder = Folder(self.path)
+        except FileNotFoundError:
+            folder = Folder(os.path.dirname(self.path), follow=True)
+        try:
+            if not os.access(".", os.W_OK | os.X_OK, dir_fd=folder.fd, effective_ids=True):
+                read_only = os.fstatvfs(folder.fd).f_flag & os.ST_RDONLY
+                code = errno.EROFS if read_only else errno.EACCES
+                raise OSError(code, os.strerror(code), folder.path)
+            if folder.path == self.path:
+                # Looked at, not opened: to close a descriptor of the lock file would drop the lock of another thread.
+                folder.check_file(LOCK)
+                folder.check_file(SEQUENCES)
         finally:
-            self._mutex.release()
+            folder.close()
+
+    def place(self, drafts: Sequence[MailboxDraft], give_up: float, *, apart: bool) -> None:
+        """Gives the drafts the next numbers (commit.Target)."""
+        folder = drafts[0].folder
+        assert folder is not None
+        with self._alone(give_up), locked(folder, give_up) as lock:
+            if not folder.is_in_place():
+                raise OSError(errno.ESTALE, "the mailbox was replaced by another one", self.path)
+            noted = noted_number(lock)
+            last = noted if noted is not None else highest_number(folder, apart=apart)
+            free = _free_numbers(folder, last, apart=apart)
+            expected = list(itertools.islice(free, len(drafts)))
+            # Before the messages: who finds a message finds it unseen.
+            self._note_unseen(folder, expected, give_up)
+            numbers = itertools.chain(expected, free)
+            for draft in drafts:
+                try:
+                    draft.give_number(numbers)
+                except OSError as error:
+                    draft.error = error
+            if given := [draft.number for draft in drafts if draft.number]:
+                note_number(lock, given[-1], new=noted is None)
+                others = [number for number in given if number not in expected]
+                if self._noted is not None and (others or not self._noted.holds(folder)):
+                    with contextlib.suppress(OSError):
+                        self._note_unseen(folder, others, give_up)
+
+    def _note_unseen(self, folder: Folder, numbers: Sequence[int], give_up: float) -> None:
+        self._noted = add_unseen(folder, numbers, self._noted, give_up)
+        if self._noted is None:
+            log.warning("mailbox.unseen_skipped", mailbox=self.path, file=SEQUENCES)
 
     def withdraw(self, draft: MailboxDraft) -> None:
         """Takes a draft out again if it has been placed (commit.Target)."""
-        if draft.number:
-            # By path: the fault that brought us here may be that no descriptor is left.
-            message = os.path.join(self.path, str(draft.number))
-            os.unlink(message)
-            os.unlink(f"{message}.status")
+        if not draft.number:
+            return
+        folder = draft.folder or Folder(self.path)
+        try:
+            os.unlink(str(draft.number), dir_fd=folder.fd)
+            os.unlink(f"{draft.number}.status", dir_fd=folder.fd)
+            draft.number = 0
+        finally:
+            if folder is not draft.folder:
+                folder.close()
 
-    def repair(self) -> bool:
-        """Removes the status that a crash left without its message; returns whether there was one."""
-        with open_folder(self.path) as folder, self._locked(folder, time.monotonic() + 1.0) as lock:
-            before = number = self._last_number(lock, folder)
-            while _exists(str(number + 1), folder):
-                number += 1
-            if number > before:
-                self._write_last_number(lock, number)
-            try:
-                os.unlink(f"{number + 1}.status", dir_fd=folder)
-            except FileNotFoundError:
-                return False
-            return True
+    def repair(self, give_up: float) -> bool:
+        """Removes the status that a crash left without its message; returns whether there was one.
 
-    @staticmethod
-    def _place_one(draft: MailboxDraft, number: int, folder: int) -> int:
-        """Puts a draft behind message `number`, its status first: who sees the message finds the status."""
-        while True:
-            number += 1
-            name = str(number)
-            if _exists(name, folder):
-                continue  # put there by a program that keeps its own count
-            status = f"{name}.status"
-            try:
-                draft.status.give_name(status, folder)
-            except FileExistsError:
-                os.unlink(status, dir_fd=folder)  # left by a crash: we hold the lock, so nobody is at work on it
-                draft.status.give_name(status, folder)
-            try:
-                draft.file.give_name(name, folder)
-            except OSError:
-                os.unlink(status, dir_fd=folder)
-                raise
-            return number
+        A folder without a lock file that tells a number is no mailbox of ours and stays as it is. Raises OSError.
+        """
+        folder = Folder(self.path)
+        try:
+            with self._alone(give_up), locked(folder, give_up, create=False) as lock:
+                noted = noted_number(lock)
+                if noted is None:
+                    return False
+                last = next(_free_numbers(folder, noted, apart=True)) - 1
+                if last > noted:
+                    note_number(lock, last, new=False)
+                if not folder.exists(f"{last + 1}.status"):
+                    return False
+                os.unlink(f"{last + 1}.status", dir_fd=folder.fd)
+                return True
+        except FileNotFoundError:
+            return False
+        finally:
+            folder.close()
 
     @contextlib.contextmanager
-    def _locked(self, folder: int, give_up: float) -> Iterator[int]:
-        """Holds the lock of the mailbox; raises MailboxBusy when it can't be had by `give_up` (monotonic time)."""
-        pause = 0.0002
-        while (lock := self._try_lock(folder)) is None:
-            if time.monotonic() > give_up:
-                raise MailboxBusy(errno.EAGAIN, "the mailbox is locked by another program", self.path)
-            time.sleep(pause)
-            pause = min(pause * 1.5, 0.02)
+    def _alone(self, give_up: float) -> Iterator[None]:
+        """Keeps the threads of this process apart. Raises MailboxBusy."""
+        if not self._mutex.acquire(timeout=max(0.0, give_up - time.monotonic())):
+            raise MailboxBusy(errno.EAGAIN, "the mailbox is in use by another thread", self.path)
         try:
-            yield lock
+            yield
         finally:
-            os.close(lock)
-
-    @staticmethod
-    def _try_lock(folder: int) -> int | None:
-        """A descriptor of the lock file with the lock on it, None when another program has it.
-
-        A folder can't be opened for writing, so that lockf() on it fails: a file in it is locked. POSIX drops a
-        process's lock when any of its descriptors of the file is closed; so only one thread of the process may be
-        here for this mailbox, which the mutex sees to.
-        """
-        lock = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660, dir_fd=folder)
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Somebody may have removed the file between open and lock.
-            if os.path.samestat(os.fstat(lock), os.stat(LOCK, dir_fd=folder, follow_symlinks=False)):
-                return lock
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES, errno.ENOENT):
-                os.close(lock)
-                raise
-        os.close(lock)
-        return None
-
-    @staticmethod
-    def _last_number(lock: int, folder: int) -> int:
-        """The last number given, from the lock file; from the names when it does not tell."""
-        text = os.pread(lock, 32, 0).strip()
-        if text.isdigit():
-            return int(text)
-        _make_mh_folder(folder)
-        numbers = (name.removesuffix(".status") for name in os.listdir(folder))
-        return max((int(n) for n in numbers if n.isascii() and n.isdigit()), default=0)
-
-    @staticmethod
-    def _write_last_number(lock: int, number: int) -> None:
-        # Always the same length and one block: a crash cannot tear it. Not synced: what a power cut takes from it,
-        # the names of the messages give back.
-        os.pwrite(lock, b"%020d\n" % number, 0)
-        with contextlib.suppress(OSError):
-            os.posix_fadvise(lock, 0, 0, os.POSIX_FADV_DONTNEED)
+            self._mutex.release()
 
 
-def _make_mh_folder(folder: int) -> None:
-    """Before Python 3.13, mailbox.MH reads no message of a folder that lacks the file of sequences."""
-    with contextlib.suppress(OSError):
-        os.close(os.open(".mh_sequences", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o660, dir_fd=folder))
-
-
-def _exists(name: str, folder: int) -> bool:
-    return os.access(name, os.F_OK, dir_fd=folder, follow_symlinks=False)
+def _free_numbers(folder: Folder, last: int, *, apart: bool) -> Iterator[int]:
+    """The numbers above `last` that no other program has taken. Raises OSError."""
+    taken = 0
+    while last < MAX_NUMBER:
+        last += 1
+        if not folder.exists(str(last)):
+            yield last
+            continue
+        taken += 1
+        if taken == TAKEN:
+            # The lock file is far behind the names.
+            last = max(last, highest_number(folder, apart=apart))
+    raise OSError(errno.EOVERFLOW, "there is no number left", folder.path)
 
 
 class Spool:
@@ -300,10 +269,12 @@ class Spool:
         self._recent: OrderedDict[str, Mailbox] = OrderedDict()
 
     def mailbox(self, user: str) -> Mailbox:
-        """The mailbox of a user: the same object for all threads that use it at a time."""
+        """The mailbox of a user: the same object for all threads that use it at a time. Raises OSError."""
         with self._mutex:
             mailbox = self._mailboxes.get(user)
             if mailbox is None:
+                if not user or "/" in user or user.startswith("."):
+                    raise OSError(errno.EINVAL, "is no name of a mailbox", user)
                 mailbox = self._mailboxes[user] = Mailbox(os.path.join(self.path, user))
             # The last ones used are kept for what they have in stock.
             self._recent[user] = mailbox
@@ -317,22 +288,42 @@ class Spool:
         return Content(self.path, self._scratch)
 
     def prepare(self, content: Content, copies: Sequence[Copy]) -> list[MailboxDraft]:
-        """Writes all copies; commit.commit puts them into the mailboxes. Raises OSError."""
-        drafts: list[MailboxDraft] = []
+        """Copies of a message for mailboxes; commit.commit writes them and puts them there.
+
+        Raises OSError (EFBIG) when all of them take more than MAX_STORED.
+        """
+        if content.size * len(copies) > MAX_STORED and len(copies) > 1:
+            why = f"{len(copies)} copies of {content.size} octets are too much for one transaction"
+            raise OSError(errno.EFBIG, why)
+        return [MailboxDraft(self.mailbox(copy.user), content, copy, self._scratch) for copy in copies]
+
+    def can_deliver(self, user: str) -> OSError | None:
+        """Why no message can be put into a mailbox now, as far as a look tells that is cheap and waits for nothing."""
         try:
-            for copy in copies:
-                drafts.append(self.mailbox(copy.user).draft(content, copy, self._scratch))
-        except BaseException:
-            for draft in drafts:
-                draft.close()
-            raise
-        return drafts
+            self.mailbox(user).check()
+        except OSError as error:
+            return error
+        return None
+
+    def free_octets(self) -> int:
+        """Octets that the file system of the mailboxes still takes. Raises OSError."""
+        return free_octets(self.path)
 
     def repair(self) -> int:
-        """Removes what a crash left behind; returns how many files. Raises OSError."""
+        """Removes what a crash left behind; returns how many files. A mailbox that is broken is logged and left alone.
+
+        Raises OSError when the spool itself can't be read.
+        """
         removed = clear_scratch(self._scratch)
-        for entry in os.scandir(self.path):
-            if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
-                with contextlib.suppress(MailboxBusy, PermissionError):
-                    removed += Mailbox(entry.path).repair()
+        give_up = time.monotonic() + REPAIR_PATIENCE
+        with os.scandir(self.path) as entries:
+            for entry in entries:
+                # Nobody's name begins with a dot, or has a plus sign: `lost+found`.
+                if entry.name.startswith(".") or "+" in entry.name:
+                    continue
+                try:
+                    if entry.is_dir(follow_symlinks=False):
+                        removed += Mailbox(entry.path).repair(give_up)
+                except OSError as error:
+                    log.warning("mailbox.skipped", mailbox=entry.path, error=str(error))
         return removed

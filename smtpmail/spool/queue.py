@@ -19,7 +19,8 @@ from typing import IO, Any
 from smtpmail.mail.queued import Item, decode_envelope, encode_envelope, replay
 from smtpmail.spool.commit import Draft
 from smtpmail.spool.content import Content
-from smtpmail.spool.files import NewFile, clear_scratch, open_folder, sync_folder, write_all
+from smtpmail.spool.files import clear_scratch, sync_folder, write_all
+from smtpmail.spool.folder import Folder
 
 SCRATCH = ".new"
 WAKE = ".wake"
@@ -33,12 +34,19 @@ class QueueError(Exception):
 class QueueDraft(Draft):
     """A message on its way into the queue."""
 
-    __slots__ = ("item", "placed")
+    __slots__ = ("_content", "_header", "_store", "item", "placed")
 
-    def __init__(self, store: QueueStore, item: Item, file: NewFile) -> None:
-        super().__init__(store, file)
+    def __init__(self, store: QueueStore, content: Content, item: Item, header: bytes) -> None:
+        super().__init__(store)
+        self._store = store
+        self._content = content
+        self._header = header
         self.item = item
         self.placed = False
+
+    def write(self) -> None:
+        self.folder = self._store.open_folder()
+        self.file = self._content.make_file(self.folder.fd, self._store.scratch, self._header)
 
 
 class QueueStore:
@@ -48,7 +56,7 @@ class QueueStore:
 
     def __init__(self, path: str) -> None:
         self.path = os.path.abspath(path)
-        self._scratch = os.path.join(self.path, SCRATCH)
+        self.scratch = os.path.join(self.path, SCRATCH)
         self._flush_lock = threading.Lock()
         self.unflushed = False
         """Whether a removal may not be on disk yet."""
@@ -57,24 +65,27 @@ class QueueStore:
 
     def content(self) -> Content:
         """Begins the content of a message that goes only into the queue."""
-        return Content(self.path, self._scratch)
+        return Content(self.path, self.scratch)
 
     def prepare(self, content: Content, item: Item, header: bytes) -> QueueDraft:
-        """Writes a message, `header` before its content; commit.commit puts it into the queue. Raises OSError."""
+        """A message, `header` before its content; commit.commit writes it and puts it into the queue."""
         line = encode_envelope(item)
         item.content_offset = len(line)
-        return QueueDraft(self, item, content.make_file(self.path, self._scratch, line + header))
+        return QueueDraft(self, content, item, line + header)
 
-    def place(self, drafts: Sequence[QueueDraft], patience: float) -> None:
-        """Gives the drafts their names; returns when these are on disk (commit.Target)."""
-        with open_folder(self.path) as folder:
-            for draft in drafts:
-                try:
-                    draft.file.give_name(draft.item.id, folder)
-                    draft.placed = True
-                except OSError as error:
-                    draft.error = error
-            os.fsync(folder)
+    def place(self, drafts: Sequence[QueueDraft], give_up: float, *, apart: bool) -> None:
+        """Gives the drafts their names (commit.Target)."""
+        for draft in drafts:
+            assert draft.folder is not None and draft.file is not None
+            try:
+                draft.file.give_name(draft.item.id, draft.folder.fd)
+                draft.placed = True
+            except OSError as error:
+                draft.error = error
+
+    def open_folder(self) -> Folder:
+        """The folder of the queue, to whose names everything is relative. Raises OSError."""
+        return Folder(self.path, follow=True)
 
     def withdraw(self, draft: QueueDraft) -> None:
         """Takes a draft out again if it has been placed (commit.Target)."""
@@ -163,7 +174,7 @@ class QueueStore:
 
     def repair(self) -> int:
         """Removes what a crash left behind; returns how many files."""
-        removed = clear_scratch(self._scratch)
+        removed = clear_scratch(self.scratch)
         for name in os.listdir(self.path):
             if name.endswith(".log") and not os.path.exists(os.path.join(self.path, name.removesuffix(".log"))):
                 os.unlink(os.path.join(self.path, name))
@@ -202,5 +213,8 @@ class QueueStore:
 @contextlib.contextmanager
 def _socket_name(folder: str) -> Iterator[str]:
     """The path of the socket in a folder; through /proc, because a socket's name has room for 107 octets only."""
-    with open_folder(folder) as fd:
-        yield f"/proc/self/fd/{fd}/{WAKE}"
+    opened = Folder(folder, follow=True)
+    try:
+        yield f"/proc/self/fd/{opened.fd}/{WAKE}"
+    finally:
+        opened.close()

@@ -77,10 +77,10 @@ def test_without_the_lock_file_the_names_tell(spool: Spool, tmp_path: Path) -> N
 def test_messages_of_other_programs_stay(spool: Spool, tmp_path: Path) -> None:
     """A mail reader may have put numbers of its own into the folder (MH: refile)."""
     deliver(spool, "bob")
-    for name in ("2", "4", ".mh_sequences", "notes", "5x"):
+    for name in ("2", "4", "notes", "5x"):
         (tmp_path / "bob" / name).write_text("foreign")
     assert [deliver(spool, "bob") for _ in range(3)] == [[3], [5], [6]]
-    for name in ("2", "4", ".mh_sequences", "notes", "5x"):
+    for name in ("2", "4", "notes", "5x"):
         assert (tmp_path / "bob" / name).read_text() == "foreign"
 
 

@@ -1,0 +1,92 @@
+"""A folder that another account may own, and change at any moment while we work in it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+"""No link is followed, and neither a FIFO, a device nor a lease of its owner makes us wait."""
+
+
+class Folder:
+    """An open folder. It is looked up once; names are relative to it from then on, whatever becomes of its path.
+
+    Raises OSError, with the path, when it is no folder; a link to one only counts with `follow`.
+    """
+
+    __slots__ = ("fd", "path")
+
+    def __init__(self, path: str, *, follow: bool = False) -> None:
+        self.path = path
+        self.fd = -1
+        flags = os.O_RDONLY | os.O_DIRECTORY | SAFELY
+        self.fd = os.open(path, flags & ~os.O_NOFOLLOW if follow else flags)
+
+    def close(self) -> None:
+        """Gives the descriptor back; a second time does nothing."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    __del__ = close
+
+    def is_in_place(self) -> bool:
+        """Whether the path still leads to this folder."""
+        try:
+            there = os.stat(self.path, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(there, os.fstat(self.fd))
+
+    def open_file(self, name: str, flags: int, mode: int = 0o660) -> int:
+        """A descriptor of a regular file that has no other name. Raises OSError with the whole path.
+
+        One name, for a hard link may lead to what belongs to somebody else. Who owns it does not matter: a mail reader
+        that renames a new file over the old one makes it its user's.
+        """
+        path = os.path.join(self.path, name)
+        try:
+            fd = os.open(name, flags | SAFELY, mode, dir_fd=self.fd)
+        except OSError as error:
+            why = "is a link" if error.errno == errno.ELOOP else error.strerror
+            raise OSError(error.errno, why, path) from None
+        try:
+            _check_plain(os.fstat(fd), path)
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
+
+    def check_file(self, name: str) -> None:
+        """Raises OSError when there is something of that name that `open_file` would not open; opens nothing."""
+        try:
+            status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        _check_plain(status, os.path.join(self.path, name))
+
+    def exists(self, name: str) -> bool:
+        """Whether there is anything of that name, be it a dangling link."""
+        try:
+            os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def is_same(self, name: str, fd: int) -> bool:
+        """Whether the name is still that of the open file."""
+        try:
+            return os.path.samestat(os.fstat(fd), os.stat(name, dir_fd=self.fd, follow_symlinks=False))
+        except FileNotFoundError:
+            return False
+
+
+def _check_plain(status: os.stat_result, path: str) -> None:
+    if stat.S_ISLNK(status.st_mode):
+        raise OSError(errno.ELOOP, "is a link", path)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "is no regular file", path)
+    if status.st_nlink > 1:
+        raise OSError(errno.EINVAL, "has other names, too", path)
