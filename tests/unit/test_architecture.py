@@ -81,6 +81,12 @@ def test_imports_run_downwards() -> None:
 @pytest.mark.parametrize("path", sorted(SOURCES.rglob("*.py")), ids=lambda p: str(p.relative_to(SOURCES)))
 def test_modules_stay_small(path: Path) -> None:
     """One duty: larger ones need a reason, which stands in docs/architecture.md."""
-    allowed = {"smtp/session.py": 720, "outbound/client.py": 500, "outbound/runner.py": 500, "admin/trace.py": 450}
+    allowed = {
+        "smtp/session.py": 720,
+        "outbound/client.py": 500,
+        "outbound/runner.py": 500,
+        "admin/trace.py": 450,
+        "spool/journal.py": 420,
+    }
     lines = len(path.read_text().splitlines())
     assert lines <= allowed.get(str(path.relative_to(SOURCES)), 400)
