@@ -14,13 +14,14 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from smtpmail import __version__, systemd, wiring
 from smtpmail.inbound.admission import Admission, SharedCounts
 from smtpmail.inbound.front import STOP_SECONDS, Front
-from smtpmail.inbound.sockets import open_sockets, receives
+from smtpmail.inbound.sockets import SMTP_KINDS, open_sockets, receives
 from smtpmail.inbound.workers import STACK_SIZE
 from smtpmail.log import log
 from smtpmail.mail.queued import Item
@@ -29,6 +30,9 @@ from smtpmail.settings.finding import Finding
 from smtpmail.spool.mailbox import Spool
 from smtpmail.spool.queue import QueueStore
 from smtpmail.wiring import MailSystem
+
+if TYPE_CHECKING:
+    from smtpmail.inbound.doors import Doors
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 """Those that `_next_signal` returns."""
@@ -53,7 +57,9 @@ class Server:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         # Before there are threads and children: in all of them, signals wait until they are asked for.
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        sockets = open_sockets(config)
+        opened = open_sockets(config)
+        sockets = [(kind, sock) for kind, sock in opened if kind in SMTP_KINDS]
+        door_sockets = [(kind, sock) for kind, sock in opened if kind not in SMTP_KINDS]
         threading.stack_size(STACK_SIZE)
         removed = Spool(config.spool).repair() + self._queue.repair()
         if removed:
@@ -63,6 +69,8 @@ class Server:
         for doubt in self._warnings:
             log.warning("setting.doubtful", setting=doubt.subject, text=doubt.text, hint=doubt.advice or None)
         counts = SharedCounts(processes, config.max_connections)
+        # Mail readers stay for long: they take no connection away from the mail.
+        reading = SharedCounts(processes, config.max_connections) if door_sockets else counts
         wake_socket = self._queue.listen()
         # What is there now stays: the collector need not look at it again and again, nor touch its pages.
         gc.collect()
@@ -76,7 +84,9 @@ class Server:
                 os.close(alive)
                 wake_socket.close()
                 _settle(processors, number)
-                self._run_child(sockets, Admission(config, counts, number), lifeline)
+                admission = Admission(config, counts, number)
+                door_admission = partial(Admission, config, reading, number)
+                self._run_child(sockets, admission, door_sockets, door_admission, lifeline)
             self._children.append(pid)
         os.close(lifeline)
         if self._children:
@@ -84,6 +94,7 @@ class Server:
         self._runner = wiring.runner(config, self._queue, partial(receives, sockets))
         system = MailSystem(config, self._runner.submit)
         front = self._front(system, sockets, Admission(config, counts, 0))
+        doors = system.doors(door_sockets, partial(Admission, config, reading, 0))
         self._runner.start(wake_socket, system.bouncer)
         log.info(
             "server.started",
@@ -93,19 +104,22 @@ class Server:
             spool=os.path.abspath(config.spool),
             loopback=[x.address for x in front.listeners if x.kind == "loopback"],
             network=[x.address for x in front.listeners if x.kind == "network"],
+            imap=[x.address for x in doors.listeners] if doors else [],
             pid=os.getpid(),
             processes=processes,
         )
         system.read_users()
         front.start()
+        if doors:
+            doors.start()
         systemd.notify(f"READY=1\nSTATUS=Serving {', '.join(config.domains)}")
-        healthy = self._obey(system, front)
-        self._stop(front)
+        healthy = self._obey(system, front, doors)
+        self._stop(front, doors)
         return healthy
 
     # -- signals
 
-    def _obey(self, system: MailSystem, front: Front) -> bool:
+    def _obey(self, system: MailSystem, front: Front, doors: Doors | None) -> bool:
         """Returns when it is time to stop: whether somebody asked for it."""
         interval = systemd.watchdog_interval()
         while True:
@@ -117,6 +131,8 @@ class Server:
                 self._tell_children(signal.SIGHUP)
                 system.read_users()
                 front.reload()
+                if doors:
+                    doors.reload()
                 log.info("server.reloaded")
                 systemd.notify("READY=1")
             elif number == signal.SIGCHLD:
@@ -128,10 +144,12 @@ class Server:
                 log.info("server.stopping", signal=signal.Signals(number).name)
                 return True
 
-    def _stop(self, front: Front) -> None:
+    def _stop(self, front: Front, doors: Doors | None) -> None:
         systemd.notify("STOPPING=1")
         deadline = time.monotonic() + STOP_SECONDS
         self._tell_children(signal.SIGTERM)
+        if doors:
+            doors.stop()
         cut = front.stop(self._pause)
         while self._children and time.monotonic() < deadline + 5:
             self._reap()
@@ -166,19 +184,33 @@ class Server:
                 self._children.remove(pid)
         return len(self._children) < before
 
-    def _run_child(self, sockets: Sequence[tuple[str, socket.socket]], admission: Admission, lifeline: int) -> None:
+    def _run_child(
+        self,
+        sockets: Sequence[tuple[str, socket.socket]],
+        admission: Admission,
+        door_sockets: Sequence[tuple[str, socket.socket]],
+        door_admission: Callable[[], Admission],
+        lifeline: int,
+    ) -> None:
         """Serves clients only; never returns."""
         status = 1
         try:
             self._children = []
             system = MailSystem(self._config, self._announce)
             front = self._front(system, sockets, admission)
+            doors = system.doors(door_sockets, door_admission)
             system.read_users()
             front.start()
+            if doors:
+                doors.start()
             threading.Thread(target=self._follow_parent, args=(lifeline,), daemon=True).start()
             while _next_signal() == signal.SIGHUP:
                 system.read_users()
                 front.reload()
+                if doors:
+                    doors.reload()
+            if doors:
+                doors.stop()
             # Ctrl-C and service managers signal every process, and the parent does once more: that is no second
             # request. In a hurry, the parent kills.
             front.stop(_wait_a_moment)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from smtpmail.accept import Accept, Accepted
 from smtpmail.bouncer import Bouncer
@@ -20,6 +22,11 @@ from smtpmail.spool.mailbox import Spool
 from smtpmail.spool.queue import QueueStore
 from smtpmail.users.routing import Router
 from smtpmail.users.users import Users, UsersUnreadable
+
+if TYPE_CHECKING:
+    from smtpmail.inbound.admission import Admission
+    from smtpmail.inbound.doors import Doors
+    from smtpmail.inbound.guard import Gatekeeper
 
 
 class MailSystem:
@@ -45,6 +52,32 @@ class MailSystem:
         if accepted.queued is not None:
             self._queued(accepted.queued)
         self.bouncer.delivered(accepted)
+
+    @cached_property
+    def gatekeeper(self) -> Gatekeeper | None:
+        """Who decides about the passwords of devices; None when there are none."""
+        if not self.config.devices:
+            return None
+        from smtpmail.inbound.guard import Gatekeeper  # noqa: PLC0415
+        from smtpmail.users.devices import Devices  # noqa: PLC0415
+
+        return Gatekeeper(Devices(self.config.devices), self.config.domains, exists=self.is_user)
+
+    def is_user(self, name: str) -> bool:
+        """Whether there is a user of this name, with a mailbox of their own."""
+        try:
+            return self.users.mailbox(name) == name
+        except UsersUnreadable:
+            return False
+
+    def doors(self, sockets: Sequence[tuple[str, socket.socket]], admission: Callable[[], Admission]) -> Doors | None:
+        """The doors to the mailboxes; None when no socket is one's."""
+        sockets = [(kind, sock) for kind, sock in sockets if kind in ("imap", "imap-socket")]
+        if not sockets:
+            return None
+        from smtpmail.inbound.doors import Doors  # noqa: PLC0415
+
+        return Doors(self.config, sockets, admission(), self.spool, self.is_user, self.gatekeeper)
 
     def read_users(self) -> None:
         """Reads the users again; what can't be read is said in the log."""

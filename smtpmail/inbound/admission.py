@@ -67,7 +67,7 @@ class Admission:
         with self._lock:
             if not self._free or self._counts.total() >= self._most:
                 return replies.TOO_MANY_CONNECTIONS
-            if peer.listener == "network" and self._counts.count(key) >= self._most_per_client:
+            if peer.listener != "loopback" and self._counts.count(key) >= self._most_per_client:
                 return replies.TOO_MANY_FROM_CLIENT
             slot = self._free.pop()
             self._counts.take(slot, key)

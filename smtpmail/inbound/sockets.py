@@ -17,6 +17,10 @@ from smtpmail.settings.values import ConfigError, Endpoint
 
 BACKLOG = 512
 
+SMTP_KINDS = ("loopback", "network")
+DOOR_KINDS = ("imap", "imap-socket")
+"""Names of the sockets of those who read and send from afar."""
+
 
 def open_sockets(config: Config) -> list[tuple[str, socket.socket]]:
     """The listening sockets, each with its kind; those that systemd has opened come first. Raises ConfigError."""
@@ -25,12 +29,22 @@ def open_sockets(config: Config) -> list[tuple[str, socket.socket]]:
     except ValueError as error:
         raise ConfigError(f"socket activation: {error}") from None
     for kind, sock in sockets:
-        if kind not in ("loopback", "network"):
-            raise ConfigError(f"socket activation: FileDescriptorName is {kind!r}; loopback or network is wanted")
+        if kind not in (*SMTP_KINDS, *DOOR_KINDS):
+            raise ConfigError(
+                f"socket activation: FileDescriptorName is {kind!r}; it must be one of "
+                f"{', '.join((*SMTP_KINDS, *DOOR_KINDS))}"
+            )
         _check_activated(kind, sock)
-        _prepare(sock, config.timeout)
+        prepare(sock, config.timeout)
+    doors = [(kind, sock) for kind, sock in sockets if kind in DOOR_KINDS]
+    if config.imap_socket or config.imap_listen:
+        # Most servers do without.
+        from smtpmail.inbound.door_sockets import open_doors  # noqa: PLC0415
+
+        doors += open_doors(config, {kind for kind, _ in doors})
+    sockets = [(kind, sock) for kind, sock in sockets if kind in SMTP_KINDS]
     if sockets:
-        return [(kind, sock) for kind, sock in sockets if kind == "loopback" or not config.no_network]
+        return doors + [(kind, sock) for kind, sock in sockets if kind == "loopback" or not config.no_network]
     wanted = [("loopback", e, not config.loopback) for e in config.loopback or _addresses("127.0.0.1", "::1")]
     if not config.no_network:
         wanted += [("network", e, not config.listen) for e in config.listen or _addresses("0.0.0.0", "::")]
@@ -38,30 +52,31 @@ def open_sockets(config: Config) -> list[tuple[str, socket.socket]]:
     # would let a second server in, too; so first see, without it, whether anybody else is there.
     for shared in (False, True):
         for kind, endpoint, by_default in wanted:
-            opened = _listen(endpoint, config.port, by_default=by_default, shared=shared)
+            opened = listen(endpoint, config.port, by_default=by_default, shared=shared)
             if opened is not None and shared:
-                _prepare(opened, config.timeout)
+                prepare(opened, config.timeout)
                 sockets.append((kind, opened))
             elif opened is not None:
                 opened.close()
     if not any(kind == "loopback" for kind, _ in sockets):
         raise ConfigError("--loopback: this machine has neither 127.0.0.1 nor ::1")
-    return sockets
+    return doors + sockets
 
 
 def _addresses(*hosts: str) -> tuple[Endpoint, ...]:
     return tuple(Endpoint(host) for host in hosts)
 
 
-def _prepare(sock: socket.socket, timeout: float) -> None:
+def prepare(sock: socket.socket, timeout: float) -> None:
     """What accepted sockets inherit."""
     sock.setblocking(True)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     set_timeouts(sock, timeout)
 
 
-def _listen(endpoint: Endpoint, default_port: int, *, by_default: bool, shared: bool) -> socket.socket | None:
+def listen(endpoint: Endpoint, default_port: int, *, by_default: bool, shared: bool) -> socket.socket | None:
     """A listening socket; None when nobody asked for this address and the machine lacks it. Raises ConfigError."""
     port = default_port if endpoint.port is None else endpoint.port
     family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
@@ -100,8 +115,10 @@ def _why_not(endpoint: Endpoint, error: OSError) -> str:
 
 def _check_activated(kind: str, sock: socket.socket) -> None:
     """A socket by the name of loopback that the network can reach would be an open relay. Raises ConfigError."""
-    if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type != socket.SOCK_STREAM:
-        raise ConfigError(f"socket activation: the {kind} socket is no TCP socket")
+    families = (socket.AF_UNIX,) if kind == "imap-socket" else (socket.AF_INET, socket.AF_INET6)
+    if sock.family not in families or sock.type != socket.SOCK_STREAM:
+        what = "Unix stream" if kind == "imap-socket" else "TCP"
+        raise ConfigError(f"socket activation: the {kind} socket is no {what} socket")
     host = sock.getsockname()[0]
     if kind == "loopback" and not (host == "::1" or host.startswith("127.")):
         raise ConfigError(f"socket activation: the loopback socket listens on {host}, which is no loopback address")

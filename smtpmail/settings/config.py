@@ -77,6 +77,19 @@ class Config:
     no_network: bool = setting(
         "--no-network", read=bool, default=False, group="Listeners", help="Loopback listener only."
     )
+    imap_socket: str | None = setting(
+        "--imap-socket", metavar="PATH", read=read_path, group="Reading",
+        help="A Unix socket on which accounts of this host read their mail over IMAP, without a password.",
+    )  # fmt: skip
+    imap_listen: tuple[Endpoint, ...] = setting(
+        "--imap-listen", metavar="ADDR[:PORT]", read=read_address, repeatable=True, group="Reading",
+        help="Address where devices read mail over IMAP, with TLS at once and their passwords; repeatable. "
+        "The port is 993 unless given.",
+    )  # fmt: skip
+    devices: str | None = setting(
+        "--devices", metavar="FILE", read=read_path, group="Reading",
+        help="The devices and their passwords; smtpmail device changes it.",
+    )  # fmt: skip
     given_queue: str | None = setting(
         "--queue", metavar="DIR", read=read_path, group="Relay",
         help="Folder of the mail waiting to be relayed. Default: SPOOL/.queue.",

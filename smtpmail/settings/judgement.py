@@ -42,7 +42,7 @@ def _warning(subject: str, text: str, advice: str = "") -> Finding:
 
 def judge(config: Config, environment: Mapping[str, str]) -> Iterator[Finding]:
     """All errors and warnings. With sockets that systemd passes, addresses are not judged."""
-    for look in (_tls, _smarthost, _folders):
+    for look in (_tls, _smarthost, _folders, _doors):
         try:
             yield from look(config)
         except ConfigError as error:
@@ -107,6 +107,23 @@ def _folders(config: Config) -> Iterator[Finding]:
         yield _warning(
             "--spool", f"every account of this host may write to {config.spool}", f"chmod o-w {config.spool}"
         )
+
+
+def _doors(config: Config) -> Iterator[Finding]:
+    if config.imap_listen:
+        if not config.tls_cert:
+            raise ConfigError("--imap-listen: passwords travel by TLS only: give --tls-cert")
+        if not config.devices:
+            raise ConfigError("--imap-listen: nobody could log in: give --devices")
+    if config.imap_socket:
+        folder = os.path.dirname(os.path.abspath(config.imap_socket))
+        if not os.path.isdir(folder):
+            raise ConfigError(f"--imap-socket: there is no folder {folder}")
+    if config.devices and permissions(config.devices) & (stat.S_IWGRP | stat.S_IWOTH):
+        yield _warning(
+            "--devices", f"others than its owner may write to {config.devices}: they can read all mail",
+            f"chmod 600 {config.devices}",
+        )  # fmt: skip
 
 
 def _listeners(config: Config) -> Iterator[Finding]:

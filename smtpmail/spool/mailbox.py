@@ -134,7 +134,7 @@ class Mailbox:
         self.path = path
         self.stock = StatusStock()
         # POSIX locks keep processes apart, not threads.
-        self._mutex = threading.Lock()
+        self.mutex = threading.Lock()
         self._noted: Noted | None = None
 
     def open(self) -> Folder:
@@ -235,12 +235,12 @@ class Mailbox:
     @contextlib.contextmanager
     def _alone(self, give_up: float) -> Iterator[None]:
         """Keeps the threads of this process apart. Raises MailboxBusy."""
-        if not self._mutex.acquire(timeout=max(0.0, give_up - time.monotonic())):
+        if not self.mutex.acquire(timeout=max(0.0, give_up - time.monotonic())):
             raise MailboxBusy(errno.EAGAIN, "the mailbox is in use by another thread", self.path)
         try:
             yield
         finally:
-            self._mutex.release()
+            self.mutex.release()
 
 
 def _free_numbers(folder: Folder, last: int, *, apart: bool) -> Iterator[int]:
@@ -267,6 +267,11 @@ class Spool:
         self._mutex = threading.Lock()
         self._mailboxes: weakref.WeakValueDictionary[str, Mailbox] = weakref.WeakValueDictionary()
         self._recent: OrderedDict[str, Mailbox] = OrderedDict()
+
+    @property
+    def scratch(self) -> str:
+        """The folder of files that have no name yet, where the file system knows none."""
+        return self._scratch
 
     def mailbox(self, user: str) -> Mailbox:
         """The mailbox of a user: the same object for all threads that use it at a time. Raises OSError."""

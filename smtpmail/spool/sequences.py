@@ -110,7 +110,7 @@ def add_unseen(folder: Folder, numbers: Sequence[int], before: Noted | None, giv
                 raise
             return None
         try:
-            if fd is not None and _lock(fd) and not _dot_locked(folder) and folder.is_same(SEQUENCES, fd):
+            if fd is not None and _lock(fd) and not dot_locked(folder) and folder.is_same(SEQUENCES, fd):
                 return _write(fd, numbers, before)
         finally:
             if fd is not None:
@@ -125,7 +125,7 @@ def _state(status: os.stat_result) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _dot_locked(folder: Folder) -> bool:
+def dot_locked(folder: Folder) -> bool:
     """mailbox.MH loses its POSIX lock when it truncates the file; but it has this one, too."""
     try:
         status = os.stat(f"{SEQUENCES}.lock", dir_fd=folder.fd, follow_symlinks=False)

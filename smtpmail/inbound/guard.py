@@ -1,0 +1,137 @@
+"""Who may read and send from afar: device passwords, and patience with those who guess.
+
+No guess has a chance against the passwords of devices; what is limited here is the noise, the log and the load.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from smtpmail.log import log
+from smtpmail.mail.address import AddressSyntaxError, normal_domain
+from smtpmail.mail.envelope import Peer
+from smtpmail.users.devices import Device, DeviceError, Devices
+from smtpmail.users.users import user_of
+
+FIRST_DELAY = 0.5
+"""Seconds before a wrong password is answered; doubled with each more ..."""
+
+LONGEST_DELAY = 8.0
+"""... up to so many."""
+
+MAX_FAILURES = 20
+"""Wrong passwords from one address (an IPv6 /64) ..."""
+
+WINDOW = 600.0
+"""... within so many seconds, and no password from there is looked at for as long."""
+
+MAX_KEPT = 10_000
+"""Addresses and users whose failures are remembered."""
+
+
+@dataclass(slots=True)
+class _Failures:
+    count: int
+    since: float
+
+
+class Patience:
+    """Counts failures by a key, for WINDOW seconds from the first on."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._failures: dict[str, _Failures] = {}
+
+    def count(self, key: str) -> int:
+        """Failures that count now."""
+        with self._lock:
+            failures = self._failures.get(key)
+            if failures is None:
+                return 0
+            if self._clock() - failures.since > WINDOW:
+                del self._failures[key]
+                return 0
+            return failures.count
+
+    def failed(self, key: str) -> int:
+        """One more; returns how many there are."""
+        with self._lock:
+            now = self._clock()
+            failures = self._failures.get(key)
+            if failures is None or now - failures.since > WINDOW:
+                if len(self._failures) >= MAX_KEPT:
+                    oldest = min(self._failures, key=lambda k: self._failures[k].since)
+                    del self._failures[oldest]
+                failures = self._failures[key] = _Failures(0, now)
+            failures.count += 1
+            return failures.count
+
+    def forget(self, key: str) -> None:
+        """The right password came."""
+        with self._lock:
+            self._failures.pop(key, None)
+
+
+class Gatekeeper:
+    """Decides about names and passwords; one for the process. `pause` sleeps for some seconds."""
+
+    def __init__(
+        self,
+        devices: Devices,
+        domains: tuple[str, ...],
+        *,
+        exists: Callable[[str], bool],
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.devices = devices
+        self._domains = domains
+        self._exists = exists
+        self._pause = pause
+        self._patience = Patience()
+
+    def log_in(self, name: str, password: str, peer: Peer) -> Device | None:
+        """The device whose password it is, None if there is none; takes its time with wrong ones."""
+        address = f"address {peer.key}"
+        if self._patience.count(address) >= MAX_FAILURES:
+            self._pause(LONGEST_DELAY)
+            log.warning("login.blocked", client=peer.name, door=peer.listener, user=_shown(name))
+            return None
+        user = self._user(name)
+        device = None
+        if user is not None:
+            try:
+                device = self.devices.find(user, password)
+            except DeviceError as error:
+                log.error("devices.unreadable", error=str(error))
+                return None
+        if user is None or device is None or not self._exists(user):
+            failures = max(self._patience.failed(address), self._patience.failed(f"user {user or ''}"))
+            log.warning("login.failed", client=peer.name, door=peer.listener, user=_shown(name), failures=failures)
+            self._pause(min(FIRST_DELAY * 2 ** (failures - 1), LONGEST_DELAY))
+            return None
+        self._patience.forget(address)
+        self._patience.forget(f"user {user}")
+        self.devices.note_use(device, peer.address)
+        log.info("login.succeeded", client=peer.name, door=peer.listener, user=user, device=device.device)
+        return device
+
+    def _user(self, name: str) -> str | None:
+        """The user that a login names: `bob` or `bob@dom.fr`."""
+        local, at, domain = name.strip().rpartition("@")
+        if at:
+            try:
+                if normal_domain(domain) not in self._domains:
+                    return None
+            except AddressSyntaxError:
+                return None
+        else:
+            local = domain
+        return None if "+" in local else user_of(local)
+
+
+def _shown(name: str) -> str:
+    return name[:200]

@@ -1,0 +1,181 @@
+"""What is in a folder: numbers, states, sizes, dates; looked up as cheaply as can be, without a lock.
+
+A change of any kind (a delivery, a state renamed over the old one, a removal) changes the mtime of the folder. So a
+folder whose mtime is the same holds the same; in one that has changed, each state is looked at (stat), and those that
+are new are read.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from smtpmail.spool.folder import Folder
+from smtpmail.spool.reader.states import MAX_OCTETS, RECENT, Flags, parse
+
+MAX_UID = 2**32 - 1
+
+MAX_MESSAGE = 2**30
+"""Octets: a larger file is no message."""
+
+SETTLED_NS = 20_000_000
+"""Nanoseconds after which a change can't hide behind the mtime of an earlier one: clocks of file systems tick, each 10
+ms at the longest."""
+
+NO_STATE: Flags = frozenset({RECENT})
+"""A message without a state was put there by a program that knows none."""
+
+UNKNOWN = 2**64 - 1
+
+
+@dataclass(slots=True)
+class Index:
+    """The messages of a folder at one moment, ascending by number; all lists are parallel."""
+
+    stamp: int
+    """The folder's mtime, ns."""
+    settled: bool
+    """Whether the same mtime means the same content."""
+    last: int
+    """The last number that was given."""
+    numbers: array[int] = field(default_factory=lambda: array("Q"))
+    inodes: array[int] = field(default_factory=lambda: array("Q"))
+    """Of the messages: another one under a known number tells that numbers were given anew."""
+    octets: array[int] = field(default_factory=lambda: array("Q"))
+    """Of the files."""
+    dates: array[int] = field(default_factory=lambda: array("Q"))
+    """mtime of the messages, ns."""
+    modseqs: array[int] = field(default_factory=lambda: array("Q"))
+    """ctime of the states, ns."""
+    lines: array[int] = field(default_factory=lambda: array("Q"))
+    """LFs in the messages, UNKNOWN until they are counted."""
+    flags: list[Flags] = field(default_factory=list)
+
+    def position(self, number: int) -> int | None:
+        """Where a message stands, None if there is no such message."""
+        place = bisect_left(self.numbers, number)
+        return place if place < len(self.numbers) and self.numbers[place] == number else None
+
+    def newest(self) -> int:
+        """The largest ctime of a state, and the folder's mtime: no change is younger."""
+        return max(self.stamp, max(self.modseqs, default=1))
+
+
+class Renumbered(Exception):
+    """A known number is another message now, or one that was gone is back: a new UIDVALIDITY is due."""
+
+
+def scan(folder: Folder, known: Index | None, last_number: Callable[[], int]) -> Index:
+    """The folder as it is now; what `known` says already is not looked up again. Raises OSError, Renumbered.
+
+    `last_number` reads the last number given: all up to it were in place before the look at the names began, so that
+    none of them can be missed; a gap above it is looked at twice.
+    """
+    stamp = os.fstat(folder.fd).st_mtime_ns
+    if known is not None and known.settled and known.stamp == stamp:
+        return known
+    settled = not 0 <= time.time_ns() - stamp < SETTLED_NS
+    last = last_number()
+    messages = _messages(folder)
+    numbers = sorted(messages)
+    _fill_gaps(folder, messages, numbers, last)
+    index = Index(stamp, settled, max(last, numbers[-1] if numbers else 0))
+    for number in sorted(messages):
+        _add(folder, index, number, messages[number], known)
+    return index
+
+
+def _messages(folder: Folder) -> dict[int, int]:
+    """Numbers and inodes of what may be messages."""
+    found = {}
+    with os.scandir(folder.fd) as entries:
+        for entry in entries:
+            name = entry.name
+            if name[0] in "123456789" and name.isdigit() and name.isascii() and entry.is_file(follow_symlinks=False):
+                number = int(name)
+                if number <= MAX_UID:
+                    found[number] = entry.inode()
+    return found
+
+
+def _fill_gaps(folder: Folder, messages: dict[int, int], numbers: list[int], last: int) -> None:
+    """A name made while the folder was read may be missing, though a later one is there."""
+    above = numbers[bisect_left(numbers, last + 1) :]
+    if not above or above[-1] - last > 10_000:
+        return
+    for number in range(last + 1, above[-1]):
+        if number not in messages:
+            try:
+                status = os.stat(str(number), dir_fd=folder.fd, follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            if stat.S_ISREG(status.st_mode):
+                messages[number] = status.st_ino
+
+
+def _add(folder: Folder, index: Index, number: int, inode: int, known: Index | None) -> None:
+    place = known.position(number) if known is not None else None
+    if known is not None and (place is None or known.inodes[place] != inode):
+        place = _same_message(folder, known, place, number)
+    if known is None or place is None:
+        try:
+            status = os.stat(str(number), dir_fd=folder.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_MESSAGE:
+            return
+        octets, date, lines = status.st_size, max(status.st_mtime_ns, 0), UNKNOWN
+    else:
+        octets, date, lines = known.octets[place], known.dates[place], known.lines[place]
+    name = f"{number}.status"
+    try:
+        modseq = max(os.stat(name, dir_fd=folder.fd, follow_symlinks=False).st_ctime_ns, 1)
+    except FileNotFoundError:
+        modseq, flags = 1, NO_STATE
+    else:
+        if known is not None and place is not None and known.modseqs[place] == modseq:
+            flags = known.flags[place]
+        else:
+            flags = read_flags(folder, number)
+    index.numbers.append(number)
+    index.inodes.append(inode)
+    index.octets.append(octets)
+    index.dates.append(date)
+    index.modseqs.append(modseq)
+    index.lines.append(lines)
+    index.flags.append(flags)
+
+
+def _same_message(folder: Folder, known: Index, place: int | None, number: int) -> int | None:
+    """The place of a message that lies in another file than before, if it is the same: a restored one.
+
+    None for a new one. Raises Renumbered when the number stands for another message, or stands again for one.
+    """
+    if place is None:
+        if number <= known.last:
+            raise Renumbered
+        return None
+    try:
+        status = os.stat(str(number), dir_fd=folder.fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    if (status.st_size, status.st_mtime_ns) != (known.octets[place], known.dates[place]):
+        raise Renumbered
+    return place
+
+
+def read_flags(folder: Folder, number: int) -> Flags:
+    """The flags of a message as they are now; those of a new one when its state can't be read."""
+    try:
+        fd = folder.open_file(f"{number}.status", os.O_RDONLY)
+    except OSError:
+        return NO_STATE
+    try:
+        return parse(os.read(fd, MAX_OCTETS))
+    finally:
+        os.close(fd)

@@ -1,0 +1,363 @@
+"""One folder as a mail reader uses it: what is in it, and every change that a reader makes.
+
+Reading takes no lock. Changes are made under the folder's lock, which deliveries take as well, and are on disk when
+the method returns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from smtpmail.spool.files import NewFile, sync_files, write_all
+from smtpmail.spool.folder import Folder
+from smtpmail.spool.reader import cache
+from smtpmail.spool.reader.index import MAX_UID, Index, Renumbered, read_flags, scan
+from smtpmail.spool.reader.lock import FolderLock, Numbers
+from smtpmail.spool.reader.sequences import note_states
+from smtpmail.spool.reader.states import DELETED, RECENT, Flags, text_of
+from smtpmail.spool.reader.validity import new_validity, read_validity
+
+_COARSE = 5
+"""CLOCK_REALTIME_COARSE of Linux: the time that files get."""
+
+PATIENCE = 30.0
+"""Seconds to wait for the lock of a folder."""
+
+TICK_NS = 12_000_000
+"""Nanoseconds within which two changes may bear the same time."""
+
+MOST_AT_ONCE = 500
+"""States changed or messages added under one hold of the lock: deliveries get their turn in between."""
+
+
+class Gone(OSError):
+    """The folder was removed, renamed, or its numbers were given anew: who reads it must open it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A message whose state was changed."""
+
+    number: int
+    flags: Flags
+    modseq: int
+
+
+@dataclass(slots=True)
+class NewMessage:
+    """A message on its way into a folder."""
+
+    file: NewFile
+    flags: Flags
+    number: int = 0
+
+
+class MailFolder:
+    """An open folder; `close` gives its descriptor back. `mutex` as in FolderLock. Raises OSError.
+
+    A UIDVALIDITY that it needs is larger than `validity_above` tells: folders of its name may have been before it.
+    """
+
+    def __init__(
+        self,
+        folder: Folder,
+        scratch: str,
+        mutex: threading.Lock | None = None,
+        validity_above: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self.folder = folder
+        self._scratch = scratch
+        self._lock = FolderLock(folder, mutex)
+        self._validity_above = validity_above
+        self._index: Index | None = None
+        self._saved: Index | None = None
+        self.touched = False
+        """Whether the index has learned something that the cache does not know."""
+        self.validity = 0
+        """UIDVALIDITY, once `refresh` was called."""
+
+    def close(self) -> None:
+        """Keeps what was found out for the next time."""
+        self.save()
+        self.folder.close()
+
+    def save(self) -> None:
+        """Writes the cache if it would say something new."""
+        if self._index is not None and (self.touched or self._index is not self._saved):
+            cache.save(self.folder, self._index, self.validity)
+            self._saved = self._index
+            self.touched = False
+
+    # -- reading
+
+    def know_validity(self) -> int:
+        """UIDVALIDITY; a folder without gets one. Raises OSError."""
+        if not self.validity:
+            self.validity = read_validity(self.folder) or self._renew_validity()
+        return self.validity
+
+    def refresh(self) -> Index:
+        """What is in the folder now. Raises Gone, OSError."""
+        self.know_validity()
+        if self._index is None:
+            self._index = self._saved = cache.load(self.folder, self.validity)
+        try:
+            index = scan(self.folder, self._index, self._lock.last_number)
+        except Renumbered:
+            self._renew_validity(self.validity)
+            raise Gone(errno.ESTALE, "its numbers were given anew", self.folder.path) from None
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                raise Gone(errno.ESTALE, "it was removed", self.folder.path) from None
+            raise
+        if index is not self._index and read_validity(self.folder) != self.validity:
+            raise Gone(errno.ESTALE, "its numbers were given anew", self.folder.path)
+        self._index = index
+        return index
+
+    def settle(self) -> Index:
+        """What is in the folder, so old that no change can hide behind its newest time: waits a moment if need be."""
+        index = self.refresh()
+        wait = index.newest() + TICK_NS - time.time_ns()
+        if 0 < wait <= TICK_NS:
+            time.sleep(wait / 1e9)
+            index = self.refresh()
+        return index
+
+    def _renew_validity(self, old: int = 0) -> int:
+        with self._lock.held(PATIENCE):
+            current = read_validity(self.folder)
+            if current and current != old:
+                return current
+            with contextlib.suppress(FileNotFoundError, OSError):
+                os.unlink(cache.CACHE, dir_fd=self.folder.fd)
+            return new_validity(self.folder, self._validity_above())
+
+    def open_message(self, number: int) -> int:
+        """A descriptor of a message. Raises OSError, FileNotFoundError when it was removed."""
+        return self.folder.open_file(str(number), os.O_RDONLY)
+
+    # -- states
+
+    def flags_now(self, number: int) -> Flags:
+        """The flags of a message, as its state says now."""
+        return read_flags(self.folder, number)
+
+    def change_flags(
+        self, numbers: Iterable[int], change: Callable[[Flags], Flags], unchanged_since: int | None = None
+    ) -> tuple[list[Changed], list[int]]:
+        """Changes the flags of the messages. `change` gets the flags as they are, and returns those that are to be.
+
+        Returns the states of all that are there, and the numbers whose state is younger than `unchanged_since` and was
+        left alone. Messages that were removed are in neither. Raises OSError.
+        """
+        done: list[Changed] = []
+        refused: list[int] = []
+        numbers = list(numbers)
+        for start in range(0, len(numbers), MOST_AT_ONCE):
+            with self._lock.held(PATIENCE):
+                some = self._change_some(numbers[start : start + MOST_AT_ONCE], change, unchanged_since, refused)
+                done += some
+        return done, refused
+
+    def _change_some(
+        self, numbers: Sequence[int], change: Callable[[Flags], Flags], unchanged_since: int | None, refused: list[int]
+    ) -> list[Changed]:
+        fd = self.folder.fd
+        new: list[tuple[int, Flags, Flags]] = []
+        done: dict[int, Changed] = {}
+        for number in numbers:
+            if not self.folder.exists(str(number)):
+                continue
+            flags = read_flags(self.folder, number)
+            modseq = self._modseq(number)
+            if unchanged_since is not None and modseq > unchanged_since:
+                refused.append(number)
+                continue
+            wanted = change(flags)
+            done[number] = Changed(number, flags, modseq)
+            if wanted != flags or not self.folder.exists(f"{number}.status"):
+                new.append((number, flags, wanted))
+        if not new:
+            return list(done.values())
+        _wait_for_tick(fd)
+        temporary = [self._write_state(number, flags) for number, _, flags in new]
+        # That a message is no longer recent may be forgotten in a power cut: nobody was told of it.
+        durable = any(before - after != {RECENT} or after - before for _, before, after in new)
+        try:
+            if durable:
+                self._sync(temporary)
+            for (number, _, flags), name in zip(new, temporary, strict=True):
+                os.rename(name, f"{number}.status", src_dir_fd=fd, dst_dir_fd=fd)
+                done[number] = Changed(number, flags, self._modseq(number))
+        except BaseException:
+            for name in temporary:
+                with contextlib.suppress(OSError):
+                    os.unlink(name, dir_fd=fd)
+            raise
+        if durable:
+            os.fsync(fd)
+            note_states(self.folder, {number: (before, after) for number, before, after in new})
+        return list(done.values())
+
+    def _write_state(self, number: int, flags: Flags) -> str:
+        """A new state under a hidden name; we hold the lock, so one that is there was left by a crash."""
+        name = f".{number}.status"
+        create = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        try:
+            file = self.folder.open_file(name, create)
+        except FileExistsError:
+            os.unlink(name, dir_fd=self.folder.fd)
+            file = self.folder.open_file(name, create)
+        try:
+            write_all(file, [text_of(flags)])
+        finally:
+            os.close(file)
+        return name
+
+    def _sync(self, names: Sequence[str]) -> None:
+        files = [_Opened(self.folder.open_file(name, os.O_RDONLY)) for name in names]
+        try:
+            for error in sync_files(files):
+                if error is not None:
+                    raise error
+        finally:
+            for file in files:
+                os.close(file.fd)
+
+    def _modseq(self, number: int) -> int:
+        try:
+            status = os.stat(f"{number}.status", dir_fd=self.folder.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return 1
+        return max(status.st_ctime_ns, 1)
+
+    def claim_recent(self, index: Index, above: int = 0) -> list[int]:
+        r"""Takes \Recent from all messages above a number that have it; returns theirs: no other session gets them."""
+        recent = [n for n, flags in zip(index.numbers, index.flags, strict=True) if RECENT in flags and n > above]
+        if not recent:
+            return []
+        claimed: list[int] = []
+
+        def take(flags: Flags) -> Flags:
+            claimed.append(RECENT in flags)
+            return flags - {RECENT}
+
+        changed, _ = self.change_flags(recent, take)
+        return [state.number for state, had in zip(changed, claimed, strict=True) if had]
+
+    # -- messages
+
+    def new_file(self) -> NewFile:
+        """A file for a message that will be put into this folder. Raises OSError."""
+        return NewFile(self.folder.fd, self._scratch)
+
+    def add(self, messages: Sequence[NewMessage]) -> None:
+        """Puts messages into the folder, all or none, and sets their numbers. Raises OSError."""
+        states: list[NewFile] = []
+        try:
+            for message in messages:
+                state = self.new_file()
+                states.append(state)
+                write_all(state.fd, [text_of(message.flags)])
+            for error in sync_files([*(message.file for message in messages), *states]):
+                if error is not None:
+                    raise error
+            with self._lock.held(PATIENCE) as numbers:
+                self._place(messages, states, numbers)
+                os.fsync(self.folder.fd)
+                note_states(self.folder, {m.number: (frozenset({b"\\Seen"}), m.flags) for m in messages})
+        finally:
+            for state in states:
+                state.close()
+
+    def _place(self, messages: Sequence[NewMessage], states: Sequence[NewFile], numbers: Numbers) -> None:
+        last = numbers.last()
+        try:
+            for message, state in zip(messages, states, strict=True):
+                last = self._free_number(last)
+                self._name(state, f"{last}.status")
+                try:
+                    message.file.give_name(str(last), self.folder.fd)
+                except OSError:
+                    os.unlink(f"{last}.status", dir_fd=self.folder.fd)
+                    raise
+                message.number = last
+        except OSError:
+            self.withdraw([message.number for message in messages if message.number])
+            raise
+        finally:
+            numbers.note(last)
+
+    def _free_number(self, last: int) -> int:
+        while True:
+            last += 1
+            if last > MAX_UID:
+                raise OSError(errno.ENOSPC, "the folder has given all its numbers", self.folder.path)
+            if not self.folder.exists(str(last)):
+                return last
+
+    def _name(self, state: NewFile, name: str) -> None:
+        try:
+            state.give_name(name, self.folder.fd)
+        except FileExistsError:
+            os.unlink(name, dir_fd=self.folder.fd)  # left by a crash: there is no message of this number
+            state.give_name(name, self.folder.fd)
+
+    def withdraw(self, numbers: Iterable[int]) -> None:
+        """Takes messages that nobody was told of out again."""
+        for number in numbers:
+            for name in (str(number), f"{number}.status"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=self.folder.fd)
+
+    def remove(self, numbers: Iterable[int], *, only_deleted: bool) -> list[int]:
+        r"""Removes messages for good; with `only_deleted` those that are \Deleted by now. Returns which.
+
+        Messages first, then states: who sees a message finds its state. A number is never given again.
+        """
+        removed: list[int] = []
+        with self._lock.held(PATIENCE) as lock:
+            chosen = [n for n in numbers if not only_deleted or DELETED in read_flags(self.folder, n)]
+            if not chosen:
+                return []
+            lock.note(max(lock.last(), *chosen), durable=True)
+            for number in chosen:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(str(number), dir_fd=self.folder.fd)
+                removed.append(number)
+            for number in chosen:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(f"{number}.status", dir_fd=self.folder.fd)
+            os.fsync(self.folder.fd)
+            note_states(self.folder, dict.fromkeys(removed, (_ANY, frozenset({b"\\Seen"}))))
+        return removed
+
+
+_ANY = frozenset({b"\\Answered", b"\\Flagged"})
+
+
+class _Opened:
+    """A descriptor, for `sync_files`."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+
+def _wait_for_tick(folder_fd: int) -> None:
+    """Lets the clock of the file system go on, so that what is changed now is younger than any change before.
+
+    A clock that was set back does not come on in time: what is changed then is younger only once it has caught up.
+    """
+    for _ in range(20):
+        if time.clock_gettime_ns(_COARSE) > os.fstat(folder_fd).st_mtime_ns:
+            return
+        time.sleep(0.001)
