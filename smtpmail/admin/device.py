@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from datetime import datetime
+from typing import NoReturn
 
 import click
 
-from smtpmail.cli import fail
 from smtpmail.settings.config import Config
 from smtpmail.settings.options import SettingsGroup, load_config
 from smtpmail.settings.values import ConfigError, Endpoint
@@ -16,6 +16,11 @@ from smtpmail.users.users import user_of
 
 IMAP_PORT = 993
 SUBMISSION_PORT = 465
+
+
+def fail(message: str) -> NoReturn:
+    """Ends the command with this line for people."""
+    raise click.ClickException(message)
 
 
 def _devices(config: Config) -> Devices:
