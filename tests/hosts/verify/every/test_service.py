@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import main_pid
+from conftest import eventually, main_pid
 from testinfra.host import Host
 
 
@@ -33,22 +33,63 @@ def test_runs_as_its_user_without_any_capability(mail: Host) -> None:
 
 
 def test_is_sandboxed(mail: Host) -> None:
-    result = mail.run("systemd-analyze security --no-pager --threshold=15 smtpmail.service")
+    result = mail.run("systemd-analyze security --no-pager --threshold=12 smtpmail.service")
     assert result.rc == 0, result.stdout.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
     ("name", "addresses"),
-    [("smtpmail-loopback.socket", {"127.0.0.1:25", "[::1]:25"}), ("smtpmail.socket", {"0.0.0.0:25", "[::]:25"})],
+    [
+        # 127.0.1.1 is what the host's own name leads to, in its /etc/hosts.
+        ("smtpmail-loopback.socket", {"127.0.0.1:25", "127.0.1.1:25", "[::1]:25"}),
+        ("smtpmail.socket", {"0.0.0.0:25", "[::]:25"}),
+    ],
 )
 def test_systemd_holds_the_port(mail: Host, name: str, addresses: set[str]) -> None:
     listen = mail.check_output("systemctl show --value --property Listen %s", name)
     assert {word for word in listen.split() if word != "(Stream)"} == addresses
 
 
+def test_the_service_may_make_mailboxes_and_not_move_those_of_others(mail: Host) -> None:
+    mail.check_output("install -d -o nobody /var/spool/mail/others")
+    try:
+        assert mail.run("runuser -u smtpmail -- mv /var/spool/mail/others /var/spool/mail/taken").rc != 0
+        assert mail.run("runuser -u smtpmail -- rmdir /var/spool/mail/others").rc != 0
+        mail.check_output("runuser -u smtpmail -- mkdir /var/spool/mail/new")
+        mail.check_output("runuser -u smtpmail -- rmdir /var/spool/mail/new")
+    finally:
+        mail.check_output("rmdir /var/spool/mail/others")
+
+
+def test_programs_that_use_the_hosts_own_name_reach_the_loopback_listener(mail: Host) -> None:
+    sent = mail.run("swaks --server 127.0.1.1 --from bob@dom.fr --to alice@example.net --quit-after RCPT")
+    assert sent.rc == 0, sent.stdout
+
+
+def test_a_configuration_that_cannot_work_stops_the_sockets_too(mail: Host) -> None:
+    """Nobody who connects starts it again, for ever; what mends it brings all back."""
+    file = "/etc/smtpmail/smtpmail.toml"
+    mail.check_output("cp -p %s %s.kept && echo 'no-such-key = 1' >>%s", file, file, file)
+    try:
+        assert mail.run("systemctl restart smtpmail.service").rc != 0
+        eventually(lambda: not mail.service("smtpmail.socket").is_running)
+        before = starts(mail)
+        assert mail.run("nc -z 192.0.2.10 25").rc != 0
+        assert starts(mail) == before
+    finally:
+        mail.check_output("mv %s.kept %s && systemctl restart smtpmail.service", file, file)
+    assert mail.service("smtpmail.socket").is_running
+    assert mail.run("swaks --server 127.0.0.1 --quit-after EHLO").rc == 0
+
+
+def starts(mail: Host) -> int:
+    return int(mail.check_output("journalctl --unit smtpmail.service --output cat | grep -c 'Starting smtpmail'"))
+
+
 def test_logs_json_to_the_journal(mail: Host) -> None:
     lines = mail.check_output("journalctl --unit smtpmail.service --output cat _TRANSPORT=stdout").splitlines()
-    events = [json.loads(line) for line in lines]
+    # A configuration that cannot work is said in plain words.
+    events = [json.loads(line) for line in lines if line.startswith("{")]
     started = [event for event in events if event["event"] == "server.started"]
     assert started
     assert started[-1]["hostname"] == "mail.dom.fr"
