@@ -27,8 +27,8 @@ in_root() {
 mkdir -p "$root$store/partial"
 export DEBIAN_FRONTEND=noninteractive
 in_root apt-get update --quiet=2
-# apt-utils makes the index of an apt source.
-in_root apt-get install --yes --quiet=2 apt-utils
+# apt-utils makes the index of an apt source; with python3-apt Ansible installs from it.
+in_root apt-get install --yes --quiet=2 apt-utils python3-apt
 in_root apt-get install --yes --quiet=2 --download-only -o APT::Install-Recommends=true \
     -o Dir::Cache::archives=$store $packages
 in_root sh -c "cd $store && rm -rf partial lock && apt-ftparchive packages . >Packages"
