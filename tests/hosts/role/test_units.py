@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import CHECKOUT
 
 UNITS = ("smtpmail.service", "smtpmail.socket", "smtpmail-loopback.socket")
 Render = Callable[..., str]
@@ -102,3 +103,14 @@ def test_the_configuration_names_the_smarthost_and_never_its_password(render: Re
     assert 'smarthost-auth = "/etc/smtpmail/smarthost"' in text
     assert "secret" not in text
     assert "smarthost" not in render("smtpmail.toml")
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_the_packages_units_are_the_roles(render: Render, name: str) -> None:
+    """They differ in where the program lies, and the package takes nothing from the network until it is told to."""
+    rendered = render(
+        name, smtpmail_program="/usr/bin/smtpmail", smtpmail_network=False, smtpmail_spool="/var/mail",
+        smtpmail_hosts_file={"content": ""},
+    )  # fmt: skip
+    packaged = (CHECKOUT / "packaging" / "systemd" / name).read_text()
+    assert packaged.splitlines() == rendered.splitlines()[1:]

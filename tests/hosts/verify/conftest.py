@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import testinfra
@@ -47,14 +49,26 @@ def hosts(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([HERE.parent / "hosts", *arguments], capture_output=True, text=True, timeout=120, check=False)
 
 
-def deploy(playbook: str = "deploy.yml", **variables: object) -> subprocess.CompletedProcess[str]:
-    """Runs a playbook as an operator does, with variables of its own; what it prints is in `stdout`, errors too."""
+def deploy(
+    playbook: str = "deploy.yml",
+    *,
+    options: tuple[str, ...] = (),
+    settings: dict[str, str] | None = None,
+    **variables: object,
+) -> subprocess.CompletedProcess[str]:
+    """Runs a playbook as an operator does, with variables of its own; what it prints is in `stdout`, errors too.
+
+    `options` are those of ansible-playbook, `settings` of Ansible, by the names of its environment.
+    """
     return subprocess.run(
-        ["ansible-playbook", "-i", INVENTORY, CHECKOUT / "ansible" / playbook, "--extra-vars", json.dumps(variables)],
+        [
+            "ansible-playbook", "-i", INVENTORY, CHECKOUT / "ansible" / playbook,
+            "--extra-vars", json.dumps(variables), *options,
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=400,
+        timeout=900,
         check=False,
         env={
             **os.environ,
@@ -62,14 +76,33 @@ def deploy(playbook: str = "deploy.yml", **variables: object) -> subprocess.Comp
             "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_FORCE_COLOR": "0",
             "ANSIBLE_CALLBACK_RESULT_FORMAT": "yaml",
+            **(settings or {}),
         },
-    )
+    )  # fmt: skip
 
 
-def deployed(playbook: str = "deploy.yml", **variables: object) -> None:
-    """A deployment that must succeed."""
+def deployed(playbook: str = "deploy.yml", **variables: Any) -> str:
+    """A deployment that must succeed, and what it printed."""
     result = deploy(playbook, **variables)
     assert result.returncode == 0, result.stdout[-3000:]
+    return result.stdout
+
+
+def with_tags(*tags: str) -> tuple[str, ...]:
+    return ("--tags", ",".join(tags))
+
+
+def errors_of(output: str) -> list[str]:
+    """The errors that a play printed, each in one line."""
+    found = re.findall(r"^\[ERROR\]: Task failed: (.*?)^Origin:", output, re.DOTALL | re.MULTILINE)
+    return [" ".join(error.split()) for error in found]
+
+
+def the_error(output: str) -> str:
+    """The one error that a play ended with."""
+    errors = errors_of(output)
+    assert len(errors) == 1, output[-3000:]
+    return errors[0]
 
 
 def eventually(what: Callable[[], object], seconds: float = 20) -> object:

@@ -23,6 +23,7 @@ from conftest import (
     new_subject,
     send_from_mail,
     send_from_remote,
+    the_error,
     the_message,
 )
 from testinfra.host import Host
@@ -105,13 +106,6 @@ def test_bad_input_stops_the_play_with_one_message_and_the_server_runs_on(mail: 
     assert main_pid(mail) == before
     assert mail.check_output("sha256sum /etc/smtpmail/smtpmail.toml /etc/smtpmail/users") == configuration
     assert mail.run("swaks --server 127.0.0.1 --quit-after EHLO").rc == 0
-
-
-def the_error(output: str) -> str:
-    """The one error that a play ended with."""
-    errors = re.findall(r"^\[ERROR\]: Task failed: (.*?)^Origin:", output, re.DOTALL | re.MULTILINE)
-    assert len(errors) == 1, output[-3000:]
-    return " ".join(errors[0].split())
 
 
 def release(mail: Host) -> str:
