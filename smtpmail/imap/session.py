@@ -6,12 +6,23 @@ action says; send `take_output` before waiting for more (RFC 3501 3, RFC 9051 3)
 
 from __future__ import annotations
 
-import base64
-import binascii
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from smtpmail.imap import commands
+from smtpmail.imap import commands, grammar
+from smtpmail.imap.actions import (
+    AbortAppend,
+    Action,
+    AppendData,
+    BeginAppend,
+    Close,
+    CommitAppend,
+    Identified,
+    LogIn,
+    Run,
+    StartIdle,
+    StopIdle,
+)
 from smtpmail.imap.commands import Append, Authenticate, Command, Enable, Id, Login, Select, Simple
 from smtpmail.imap.framing import (
     MAX_LITERALS,
@@ -22,6 +33,7 @@ from smtpmail.imap.framing import (
     Pending,
 )
 from smtpmail.imap.responses import Outcome, bad, no, ok
+from smtpmail.imap.sasl import MECHANISMS, Aborted, Exchange, NotAllowed
 from smtpmail.imap.scanner import BadSyntax, Scanner
 from smtpmail.imap.search_keys import UnknownCharset
 
@@ -72,84 +84,6 @@ class Enabled:
     rev2: bool = False
 
 
-class Action:
-    """Something the outside has to do."""
-
-    __slots__ = ()
-
-
-@dataclass(frozen=True, slots=True)
-class LogIn(Action):
-    """Look whether the password is right; answer with `logged_in` or `login_failed`."""
-
-    user: str
-    password: str
-
-
-@dataclass(frozen=True, slots=True)
-class Run(Action):
-    """Obey a command, then answer with `finish`."""
-
-    command: Command
-    tag: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class BeginAppend(Action):
-    """A message of `size` octets follows: answer with `append_accepted` or `append_refused`."""
-
-    command: Append
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class AppendData(Action):
-    """A piece of it, as it came."""
-
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class CommitAppend(Action):
-    """It is whole: put it into the mailbox, then answer with `finish`."""
-
-
-@dataclass(frozen=True, slots=True)
-class AbortAppend(Action):
-    """It is dropped."""
-
-
-@dataclass(frozen=True, slots=True)
-class StartIdle(Action):
-    """From here on, tell what changes without being asked, until StopIdle."""
-
-
-@dataclass(frozen=True, slots=True)
-class StopIdle(Action):
-    """The client has had enough: answer with `idle_done`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Identified(Action):
-    """The client has told its name (for the log)."""
-
-    fields: tuple[tuple[bytes, bytes | None], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Close(Action):
-    """Send the output, then close."""
-
-
-@dataclass(slots=True)
-class _Sasl:
-    """An exchange under way."""
-
-    tag: bytes
-    mechanism: str
-    replies: list[bytes] = field(default_factory=list)
-
-
 class Session:
     """The dialogue with one client. `user` is who it is when the door has told (PREAUTH)."""
 
@@ -160,7 +94,7 @@ class Session:
         self._actions: list[Action] = []
         self._tag = b""
         self._mode = Mode.COMMAND
-        self._sasl: _Sasl | None = None
+        self._sasl: Exchange | None = None
         self._left = 0
         self._utf8_append = False
         self._errors = 0
@@ -312,7 +246,7 @@ class Session:
             name = scanner.atom().decode()
             if name == "APPEND":
                 raise BadSyntax("a literal with the message expected")
-            self._obey(commands.parse(name, scanner))
+            self._obey(grammar.parse(name, scanner))
         except BadSyntax as error:
             self.finish(bad(str(error).capitalize()))
         except UnknownCharset:
@@ -328,7 +262,7 @@ class Session:
             scanner.space()
             name = scanner.atom()
             if name == b"APPEND" and self.state is not State.NOT_AUTHENTICATED:
-                command = commands.parse_append(scanner)
+                command = grammar.parse_append(scanner)
                 if command is not None:
                     self._begin_append(command, literal)
                     return
@@ -432,56 +366,41 @@ class Session:
         if self.state is not State.NOT_AUTHENTICATED and not self._preauth:
             self.finish(bad("Logged in already"))
             return
-        if command.mechanism not in ("PLAIN", "LOGIN"):
+        if command.mechanism not in MECHANISMS:
             self.finish(no("This mechanism is not known here: PLAIN and LOGIN are", b"CANNOT"))
             return
-        self._sasl = _Sasl(self._tag, command.mechanism)
+        self._sasl = Exchange(command.mechanism)
         if command.initial is not None:
-            self._sasl_response(b"" if command.initial == b"=" else command.initial)
-        else:
-            self._challenge()
-
-    def _challenge(self) -> None:
-        assert self._sasl is not None
-        prompt = b""
-        if self._sasl.mechanism == "LOGIN":
-            prompt = base64.b64encode(b"Password:" if self._sasl.replies else b"Username:")
-        self._output.append(b"+ " + prompt + b"\r\n")
-        self._mode = Mode.SASL
+            self._sasl.take(b"" if command.initial == b"=" else command.initial)
+        self._go_on_with_sasl()
 
     def _read_sasl(self) -> bool:
         line = self._reader.next_line()
         if line is None:
             return False
-        self._sasl_response(line)
+        assert self._sasl is not None
+        self._sasl.take(line)
+        self._go_on_with_sasl()
         return True
 
-    def _sasl_response(self, line: bytes) -> None:
+    def _go_on_with_sasl(self) -> None:
         assert self._sasl is not None
-        sasl = self._sasl
-        self._mode = Mode.COMMAND
         try:
-            if line == b"*":
-                raise ValueError
-            sasl.replies.append(base64.b64decode(line, validate=True))
-        except (ValueError, binascii.Error):
-            self._sasl = None
+            challenge = self._sasl.challenge()
+        except Aborted:
+            self._mode = Mode.COMMAND
             self.finish(bad("Authentication aborted"))
-            return
-        if sasl.mechanism == "LOGIN":
-            if len(sasl.replies) < 2:
-                self._challenge()
-                return
-            user, password = sasl.replies
+        except NotAllowed:
+            self._mode = Mode.COMMAND
+            self.login_failed(no("Nobody may act for another here", b"AUTHORIZATIONFAILED"))
         else:
-            fields = sasl.replies[0].split(b"\0")
-            if len(fields) != 3 or (fields[0] and fields[0] != fields[1]):
-                self._sasl = None
-                self.login_failed(no("Nobody may act for another here", b"AUTHORIZATIONFAILED"))
+            if challenge is not None:
+                self._output.append(b"+ " + challenge + b"\r\n")
+                self._mode = Mode.SASL
                 return
-            _, user, password = fields
+            self._mode = Mode.COMMAND
+            self._log_in(*self._sasl.credentials())
         self._sasl = None
-        self._log_in(user, password)
 
     # -- idle
 

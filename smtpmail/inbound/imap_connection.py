@@ -7,9 +7,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from typing import TypeVar
 
-from smtpmail.imap.executor import Closed, Executor
-from smtpmail.imap.responses import no
-from smtpmail.imap.session import (
+from smtpmail.imap.actions import (
     AbortAppend,
     Action,
     AppendData,
@@ -19,11 +17,12 @@ from smtpmail.imap.session import (
     Identified,
     LogIn,
     Run,
-    Session,
     StartIdle,
-    State,
     StopIdle,
 )
+from smtpmail.imap.executor import Closed, Executor
+from smtpmail.imap.responses import no
+from smtpmail.imap.session import Session, State
 from smtpmail.inbound.streams import Stream
 from smtpmail.log import log
 from smtpmail.spool.reader.account import Account

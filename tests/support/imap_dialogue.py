@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from smtpmail.imap.executor import Closed, Executor
-from smtpmail.imap.responses import no
-from smtpmail.imap.session import (
+from smtpmail.imap.actions import (
     AbortAppend,
     AppendData,
     BeginAppend,
@@ -16,10 +14,12 @@ from smtpmail.imap.session import (
     Identified,
     LogIn,
     Run,
-    Session,
     StartIdle,
     StopIdle,
 )
+from smtpmail.imap.executor import Closed, Executor
+from smtpmail.imap.responses import no
+from smtpmail.imap.session import Session
 from smtpmail.spool.reader.account import Account
 
 PASSWORD = "secret"

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from smtpmail.imap import commands as c
-from smtpmail.imap.commands import parse, parse_append
 from smtpmail.imap.fetch_items import FetchModifiers, Section
+from smtpmail.imap.grammar import parse, parse_append
 from smtpmail.imap.scanner import BadSyntax, Literal, Scanner
 from smtpmail.imap.search_keys import Key, SearchProgram, UnknownCharset
 from smtpmail.imap.sequences import parse_set
