@@ -9,6 +9,7 @@ import socket
 import struct
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def is_own_address(address: IPAddress) -> bool:
@@ -35,6 +36,40 @@ NOT_PUBLIC = tuple(
         "fc00::/7",  # RFC 4193
     )
 )  # fmt: skip
+
+NEVER_PUBLIC = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "192.0.0.0/24", "224.0.0.0/4", "240.0.0.0/4",
+        "::/128", "::1/128", "fe80::/10", "fec0::/10", "ff00::/8",
+    )
+)  # fmt: skip
+"""This host, its links, groups, and what is reserved; cloud services answer at link-local addresses (RFC 6890)."""
+
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+def _really(address: IPAddress) -> IPAddress:
+    """The IPv4 address that an IPv6 one stands for (mapped, compatible, 6to4, Teredo, NAT64), or the address."""
+    if address.version == 4:
+        return address
+    inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+    if inner is None and (address in _NAT64 or 1 < int(address) < 1 << 32):
+        inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return inner or address
+
+
+def is_public(address: IPAddress) -> bool:
+    """Whether an address is for everybody. Documentation networks (RFC 5737, RFC 3849) count."""
+    real = _really(address)
+    return not any(real in network for network in (*NOT_PUBLIC, *NEVER_PUBLIC) if network.version == real.version)
+
+
+def is_loopback(address: IPAddress) -> bool:
+    """Whether an address is this host for itself; 0.0.0.0 and :: are, to the kernel."""
+    real = _really(address)
+    return real.is_loopback or real.is_unspecified
+
 
 SIOCGIFADDR = 0x8915
 IPV6_TEMPORARY_OR_DEPRECATED = 0x01 | 0x20

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 from smtpmail.accept import Accept, Accepted
 from smtpmail.bouncer import Bouncer
+from smtpmail.dns.resolver import Resolver
 from smtpmail.log import log
 from smtpmail.mail.queued import Item
 from smtpmail.network import IPAddress, is_own_address
 from smtpmail.outbound.client import Credentials, Timeouts
-from smtpmail.outbound.courier import Courier, Resolver
+from smtpmail.outbound.courier import Courier
+from smtpmail.outbound.destinations import Destinations
 from smtpmail.outbound.runner import Runner
-from smtpmail.outbound.target import Target
 from smtpmail.settings.config import Config
 from smtpmail.spool.mailbox import Spool
 from smtpmail.spool.queue import QueueStore
@@ -111,31 +112,9 @@ def courier(config: Config, receives: Callable[[IPAddress, int], bool]) -> Couri
         return Credentials(*config.read_smarthost_auth()) if config.smarthost_auth else None
 
     return Courier(
-        LateResolver(config, receives),
+        Destinations(Resolver(config.resolver), config.hostname, receives),
         config.hostname,
         Timeouts(config.connect_timeout, config.reply_timeout),
         config.smarthost,
         credentials,
     )
-
-
-class LateResolver:
-    """The resolver, loaded with the first look-up: a server that only receives does without its memory."""
-
-    def __init__(self, config: Config, receives: Callable[[IPAddress, int], bool]) -> None:
-        self._config = config
-        self._receives = receives
-
-    @cached_property
-    def _resolver(self) -> Resolver:
-        from smtpmail.outbound.destinations import Resolver  # noqa: PLC0415
-
-        return Resolver(self._config.resolver, self._config.hostname, self._receives)
-
-    def targets(self, domain: str) -> list[Target]:
-        """See Resolver."""
-        return self._resolver.targets(domain)
-
-    def addresses(self, host: str) -> tuple[list[str], bool]:
-        """See Resolver."""
-        return self._resolver.addresses(host)

@@ -13,7 +13,8 @@ import click
 from smtpmail.admin.dns_check import WELL_KNOWN, MailHost, findings
 from smtpmail.admin.dns_records import Address, needed, tasks
 from smtpmail.admin.dns_update import Publisher, UpdateFailed, parse_key
-from smtpmail.dns.lookup import LookupFailed, make_resolver, through
+from smtpmail.dns.errors import DNSError
+from smtpmail.dns.resolver import Resolver
 from smtpmail.network import public_addresses
 from smtpmail.settings.config import Config
 from smtpmail.settings.options import SettingsGroup, load_config
@@ -62,7 +63,7 @@ def records(ctx: click.Context, /, addresses: tuple[Address, ...], as_json: bool
     """
     settings = load_config(ctx)
     host = mail_host(settings, addresses)
-    lookup, silent = through(make_resolver(settings.resolver)), set[str]()
+    lookup, silent = Resolver(settings.resolver).records, set[str]()
 
     def existing(name: str, kind: str) -> list[str] | None:
         if name in silent:
@@ -74,7 +75,7 @@ def records(ctx: click.Context, /, addresses: tuple[Address, ...], as_json: bool
                     f"{name} is an alias (CNAME {alias[0]}); a mail host and a mail domain may not be one"
                 )
             return lookup(name, kind)
-        except LookupFailed as error:
+        except DNSError as error:
             # Each further question to a zone that does not answer would cost its time, too.
             silent.add(name)
             click.echo(f"smtpmail dns records: {error}", err=True)
@@ -129,11 +130,11 @@ def publish(
     host = mail_host(settings, addresses)
     wanted = needed(host.domains, host.hostname, host.addresses)
     try:
-        publisher = Publisher(make_resolver(settings.resolver), parse_key(key_file.read()), server)
+        publisher = Publisher(Resolver(settings.resolver), parse_key(key_file.read()), server)
         changes = publisher.publish(wanted, dry_run=dry_run)
         if wait and not dry_run:
             publisher.wait(wanted, wait)
-    except (LookupFailed, UpdateFailed) as error:
+    except (DNSError, UpdateFailed) as error:
         click.echo(f"smtpmail dns publish: {error}", err=True)
         sys.exit(1)
     if as_json:
@@ -165,8 +166,8 @@ def check(
     settings = load_config(ctx)
     try:
         host = replace(mail_host(settings, addresses), outbound=outbound or WELL_KNOWN, smarthost=smarthost(settings))
-        found = list(findings(host, through(make_resolver(settings.resolver)), look_at_port=not dns_only))
-    except LookupFailed as error:
+        found = list(findings(host, Resolver(settings.resolver).records, look_at_port=not dns_only))
+    except DNSError as error:
         click.echo(f"smtpmail dns check: {error}", err=True)
         sys.exit(1)
     if as_json:

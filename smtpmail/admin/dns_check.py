@@ -13,7 +13,8 @@ from typing import Any
 
 from smtpmail.admin import spf
 from smtpmail.admin.dns_records import NULL_MX, Address, absolute
-from smtpmail.dns.lookup import Lookup, LookupFailed, addresses, has_cname
+from smtpmail.admin.lookup import Lookup, addresses, has_cname
+from smtpmail.dns.errors import DNSError
 from smtpmail.settings import certificate
 from smtpmail.settings.finding import Finding
 
@@ -60,7 +61,7 @@ def findings(host: MailHost, lookup: Lookup, *, look_at_port: bool = True) -> It
     for check, subject, run in checks:
         try:
             yield from run()
-        except LookupFailed as error:
+        except DNSError as error:
             yield Finding(
                 check, subject, "error", str(error), "see that the host's resolver and the zone's servers work"
             )
@@ -234,7 +235,7 @@ def _unreachable(name: str, port: int, lookup: Lookup) -> str:
     failure = f"{name} has no address"
     try:
         known = [str(ipaddress.ip_address(name))] if _is_address(name) else addresses(absolute(name), lookup)
-    except LookupFailed as error:
+    except DNSError as error:
         return str(error)
     for address in known[:1] + [address for address in known[1:] if ":" in address][:1]:
         try:

@@ -14,12 +14,13 @@ import dns.exception
 import dns.name
 import dns.query
 import dns.rcode
-import dns.resolver
 import dns.tsig
 import dns.update
 
 from smtpmail.admin.dns_records import Address, Change, Record, merge
-from smtpmail.dns.lookup import LookupFailed, addresses, ask, through, zone_of
+from smtpmail.dns.errors import DNSError
+from smtpmail.dns.resolver import Resolver
+from smtpmail.dns.wire import authoritative
 
 ALGORITHMS = ("hmac-sha256", "hmac-sha384", "hmac-sha512")
 PAUSE = 1.0
@@ -63,9 +64,8 @@ def parse_key(text: str) -> Key:
 class Publisher:
     """Publishes records; `server` (an address or a name) is asked instead of the primary that the zone names."""
 
-    def __init__(self, resolver: dns.resolver.Resolver, key: Key, server: str | None = None) -> None:
+    def __init__(self, resolver: Resolver, key: Key, server: str | None = None) -> None:
         self._resolver = resolver
-        self._lookup = through(resolver)
         self._key = key
         self._server = server
         self.primaries: dict[str, str] = {}
@@ -74,16 +74,16 @@ class Publisher:
     def publish(self, records: Iterable[Record], *, dry_run: bool = False) -> list[Change]:
         """Makes the records hold beside all others and returns what was (to be) changed, zone by zone.
 
-        Raises UpdateFailed, LookupFailed.
+        Raises UpdateFailed, DNSError.
         """
         zones: dict[str, list[Record]] = {}
         for record in records:
-            zones.setdefault(zone_of(record.name, self._resolver), []).append(record)
+            zones.setdefault(self._resolver.zone_of(record.name), []).append(record)
         done = []
         for zone, wanted in zones.items():
             primary = self._primary(zone)
             self.primaries[zone] = str(primary)
-            changes = plan(wanted, lambda name, kind, server=primary: ask(server, name, kind))  # type: ignore[misc]
+            changes = plan(wanted, lambda name, kind, server=primary: authoritative(server, name, kind))  # type: ignore[misc]
             if changes and not dry_run:
                 self._send(zone, primary, changes)
             done += changes
@@ -100,12 +100,12 @@ class Publisher:
     def _missing(self, records: Sequence[Record]) -> str:
         """What the first server that lacks a record lacks, '' when none does."""
         for record in records:
-            zone = zone_of(record.name, self._resolver)
-            for nameserver in self._lookup(zone, "NS"):
-                known = addresses(nameserver, self._lookup)
+            zone = self._resolver.zone_of(record.name)
+            for nameserver in self._resolver.records(zone, "NS"):
+                known = self._resolver.addresses(nameserver)
                 try:
                     address, values = self._ask_one_of(known, record.name, record.type)
-                except LookupFailed as error:
+                except DNSError as error:
                     return str(error)
                 if merge(record, values) is not None:
                     return f"{nameserver} ({address}) does not have {record.name} {record.type} {record.value}"
@@ -114,29 +114,29 @@ class Publisher:
     def _ask_one_of(self, servers: Sequence[str], name: str, kind: str) -> tuple[Address, list[str]]:
         """The first of a name server's addresses that answers, and what it has: a host without IPv6 reaches but some.
 
-        Raises LookupFailed when none answers.
+        Raises DNSError when none answers.
         """
-        failure = LookupFailed(f"a name server that should have {name} has no address")
+        failure = DNSError(f"a name server that should have {name} has no address")
         for server in map(ipaddress.ip_address, servers):
             try:
-                return server, ask(server, name, kind)
-            except LookupFailed as error:
+                return server, authoritative(server, name, kind)
+            except DNSError as error:
                 failure = error
         raise failure
 
     def _primary(self, zone: str) -> Address:
         name = self._server
         if name is None:
-            soa = self._lookup(zone, "SOA")
+            soa = self._resolver.records(zone, "SOA")
             if not soa:
-                raise LookupFailed(f"{zone} has no SOA record that names its primary server")
+                raise DNSError(f"{zone} has no SOA record that names its primary server")
             name = soa[0].split()[0]
         try:
             return ipaddress.ip_address(name)
         except ValueError:
-            found = addresses(name, self._lookup)
+            found = self._resolver.addresses(name)
         if not found:
-            raise LookupFailed(f"{name}, the primary server of {zone}, has no address; give --server ADDRESS")
+            raise DNSError(f"{name}, the primary server of {zone}, has no address; give --server ADDRESS")
         return self._ask_one_of(found, zone, "SOA")[0]
 
     def _send(self, zone: str, primary: Address, changes: Sequence[Change]) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import sys
 import time
-from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 import click
 
 from smtpmail.mail.queued import FAILED, Item
+from smtpmail.mail.text import harmless, rfc3339
 from smtpmail.settings.options import SettingsGroup, load_config
 from smtpmail.spool.queue import QueueError, QueueStore
 
@@ -50,11 +50,11 @@ def _span(seconds: float) -> str:
 def _as_json(item: Item) -> dict[str, Any]:
     return {
         "id": item.id,
-        "arrived": _time(item.arrived),
+        "arrived": rfc3339(item.arrived),
         "sender": item.sender,
         "size": item.size,
         "attempts": item.attempts,
-        "next_attempt": None if item.hold else _time(item.next_attempt or item.arrived),
+        "next_attempt": None if item.hold else rfc3339(item.next_attempt or item.arrived),
         "hold": item.hold,
         "bounce_of": item.bounce_of,
         "recipients": [
@@ -62,14 +62,6 @@ def _as_json(item: Item) -> dict[str, Any]:
             for r in item.recipients
         ],
     }
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 @click.group("queue", cls=SettingsGroup, short_help="Mail waiting to leave: list, show, retry, hold, release, remove.")
@@ -104,8 +96,8 @@ def list_(ctx: click.Context, /, as_json: bool) -> None:
     head = ["ID", "AGE", "FROM", "TO", "TRIES", "NEXT", "LAST REPLY"]
     widths = [min(max(len(row[n]) for row in [head, *rows]), 40) for n in range(len(head) - 1)]
     for row in [head, *rows]:
-        cells = [_printable(cell).ljust(width) for cell, width in zip(row[:-1], widths, strict=True)]
-        line = "  ".join([*cells, _printable(row[-1])])
+        cells = [harmless(cell).ljust(width) for cell, width in zip(row[:-1], widths, strict=True)]
+        line = "  ".join([*cells, harmless(row[-1])])
         click.echo(click.style(line, bold=True) if row is head else line)
 
 
@@ -121,18 +113,18 @@ def show(ctx: click.Context, /, id: str, as_json: bool) -> None:
         click.echo(json.dumps(_as_json(item)))
         return
     click.echo(f"id:       {item.id}")
-    click.echo(f"arrived:  {_time(item.arrived)} ({_span(time.time() - item.arrived)} ago)")
+    click.echo(f"arrived:  {rfc3339(item.arrived)} ({_span(time.time() - item.arrived)} ago)")
     click.echo(f"sender:   <{item.sender}>" + (f" (a bounce of {item.bounce_of})" if item.bounce_of else ""))
     click.echo(f"attempts: {item.attempts}, next: {_state(item, time.time())}")
     for recipient in item.recipients:
         click.echo(f"to:       <{recipient.address}> {recipient.state}")
         if recipient.reply:
-            click.echo(f"          {recipient.mx}: {_printable(recipient.reply)}")
+            click.echo(f"          {recipient.mx}: {harmless(recipient.reply)}")
     click.echo()
     try:
         with store.open_content(item) as content:
             for line in content:
-                click.echo(_printable(line.decode("utf-8", "replace").rstrip("\n")))
+                click.echo(harmless(line.decode("utf-8", "replace").rstrip("\n")))
     except OSError as error:
         fail(f"the message {id} has just left: {error.strerror}")
 
@@ -204,20 +196,18 @@ def remove(ctx: click.Context, /, id: str, bounce: bool) -> None:
 def _bounce(ctx: click.Context, store: QueueStore, item: Item) -> None:
     # Imported here: the other commands start faster without.
     from smtpmail import log  # noqa: PLC0415
-    from smtpmail.mail.notification import Fate, Kind, wanted  # noqa: PLC0415
-    from smtpmail.outbound.runner import notify  # noqa: PLC0415
+    from smtpmail.mail.notification import Kind, wanted  # noqa: PLC0415
+    from smtpmail.outbound.notify import notify  # noqa: PLC0415
     from smtpmail.wiring import MailSystem  # noqa: PLC0415
 
     config = load_config(ctx)
     log.configure("console" if sys.stderr.isatty() else "json", "warning")
-    fates = [
-        Fate(r.address, r.orcpt, "5.7.0", "removed from the queue by the administrator")
-        for n in item.pending
-        if wanted(Kind.FAILURE, (r := item.recipients[n]).notify)
-    ]
-    store.record(item, [{"recipient": n, "state": FAILED, "reply": "removed"} for n in item.pending])
-    system = MailSystem(config, lambda new: _announce(store, new))
-    notify(store, system.bouncer, config.retry_policy, Kind.FAILURE, item, fates)
+    numbers = [n for n in item.pending if wanted(Kind.FAILURE, item.recipients[n].notify)]
+    reply = "removed from the queue by the administrator"
+    store.record(item, [{"recipient": n, "state": FAILED, "status": "5.7.0", "reply": reply} for n in item.pending])
+    if item.sender and numbers:
+        system = MailSystem(config, lambda new: _announce(store, new))
+        notify(store, system.bouncer, config.retry_policy, Kind.FAILURE, item, numbers)
 
 
 def _announce(store: QueueStore, item: Item) -> None:

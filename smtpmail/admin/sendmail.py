@@ -41,9 +41,11 @@ from smtpmail.mail.address import NULL_PATH, Address, AddressSyntaxError, parse_
 from smtpmail.mail.envelope import new_id
 from smtpmail.mail.incoming_text import HeaderTooLarge, lines_of, rewrite_header
 from smtpmail.mail.mailbox_list import find_addresses
+from smtpmail.mail.queued import Item, QueuedRecipient
 from smtpmail.mail.submission import Origin, fix_up, from_field, recipients_of
 from smtpmail.mail.xtext import encode_xtext
-from smtpmail.outbound.client import MessageRefused, Outgoing, OutgoingRecipient, SessionFailed
+from smtpmail.outbound.channel import SessionFailed
+from smtpmail.outbound.client import MessageRefused
 from smtpmail.settings import sources
 from smtpmail.settings.config import Config
 from smtpmail.settings.options import load_config
@@ -293,13 +295,15 @@ def _read(options: Options, origin: Origin, text: _Text) -> bytes:
 # -- the server
 
 
-def _outgoing(options: Options, sender: Address, recipients: Sequence[Address], text: _Text | None) -> Outgoing:
-    return Outgoing(
-        sender=sender,
+def _outgoing(options: Options, sender: Address, recipients: Sequence[Address], text: _Text | None) -> Item:
+    return Item(
+        id="",
+        arrived=0.0,
+        sender=str(sender),
+        recipients=[QueuedRecipient(str(r), options.notify if text else ()) for r in recipients],
         size=text.size if text else 0,
         eightbit=text.eightbit if text else False,
         smtputf8=not all(a.local.isascii() for a in (sender, *recipients)),
-        requiretls=False,
         ret=options.ret,
         envid=encode_xtext(options.envid)[:100] if options.envid else None,
     )
@@ -310,7 +314,7 @@ def _submit(options: Options, settings: Config, sender: Address, recipients: Seq
     connection = Submission.open(settings)
     try:
         message = _outgoing(options, sender, recipients, text)
-        refused = connection.ask(message, [OutgoingRecipient(r, options.notify, None) for r in recipients])
+        refused = connection.ask(message, message.recipients)
         reasons = [f"{address}: {reply}" for address, reply in refused.items()]
         later = [reply for reply in refused.values() if not reply.permanent]
         if later or len(refused) == len(recipients):
@@ -338,11 +342,11 @@ def _verify(options: Options, settings: Config) -> int:
     connection = Submission.open(settings)
     try:
         message = _outgoing(options, NULL_PATH, recipients, None)
-        refused = connection.ask(message, [OutgoingRecipient(r, (), None) for r in recipients])
+        refused = connection.ask(message, message.recipients)
     except (SessionFailed, MessageRefused) as error:
         raise Failed(EX_TEMPFAIL, str(error)) from None
     finally:
         connection.quit()
     for address in recipients:
-        print(f"{address}: {refused.get(address, 'deliverable')}")
+        print(f"{address}: {refused.get(str(address), 'deliverable')}")
     return status_of(next(iter(refused.values()))) if refused else EX_OK

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 from smtpmail.admin.dns_records import Address, absolute, is_spf, text_of
-from smtpmail.dns.lookup import Lookup, addresses
+from smtpmail.admin.lookup import Lookup, addresses
 
 MAX_LOOKUPS = 10
 """Terms that ask the DNS, in one evaluation (RFC 7208 4.6.4)."""
@@ -26,7 +26,7 @@ class Evaluation:
         self._left = MAX_LOOKUPS
 
     def result(self, domain: str) -> str:
-        """`pass`, `fail`, `softfail`, `neutral` or `none`. Raises PermanentError, LookupFailed."""
+        """`pass`, `fail`, `softfail`, `neutral` or `none`. Raises PermanentError, DNSError."""
         policies = [text for text in map(text_of, self._lookup(absolute(domain), "TXT")) if is_spf(text)]
         if not policies:
             return "none"

@@ -9,10 +9,12 @@ import socket
 from collections.abc import Iterator, Sequence
 from typing import IO
 
-from smtpmail.mail.address import Address
-from smtpmail.outbound.client import Client, Outgoing, OutgoingRecipient, SessionFailed, Timeouts
-from smtpmail.outbound.target import Target
-from smtpmail.outbound.tls import Level
+from smtpmail.mail.queued import Item, QueuedRecipient
+from smtpmail.outbound import tls
+from smtpmail.outbound.channel import SessionFailed
+from smtpmail.outbound.client import Client, Timeouts
+from smtpmail.outbound.content import Form
+from smtpmail.outbound.mailhost import MailHost
 from smtpmail.settings.config import Config
 from smtpmail.settings.values import Endpoint
 from smtpmail.smtp.reply_reader import ServerReply
@@ -34,10 +36,10 @@ class Failed(Exception):
         self.reasons = reasons
 
 
-def listeners(settings: Config) -> Iterator[Target]:
+def listeners(settings: Config) -> Iterator[MailHost]:
     """Where the loopback listener is."""
     for endpoint in settings.loopback or (Endpoint("127.0.0.1"), Endpoint("::1")):
-        yield Target("the local server", endpoint.host, settings.port if endpoint.port is None else endpoint.port)
+        yield MailHost("the local server", endpoint.host, settings.port if endpoint.port is None else endpoint.port)
 
 
 class Submission(Client):
@@ -52,21 +54,22 @@ class Submission(Client):
         reasons = []
         for target in listeners(settings):
             try:
-                connection = cls.connect(target, f"[{_literal(target.address)}]", TIMEOUTS, Level.CLEAR)
+                connection = cls.connect(target, f"[{_literal(target.address)}]", TIMEOUTS, tls.NONE)
                 assert isinstance(connection, cls)
                 return connection
             except SessionFailed as error:
                 reasons.append(str(error))
         raise Failed(EX_TEMPFAIL, *reasons, "the mail server of this host does not answer: is it running?")
 
-    def ask(self, message: Outgoing, recipients: Sequence[OutgoingRecipient]) -> dict[Address, ServerReply]:
+    def ask(self, item: Item, recipients: Sequence[QueuedRecipient]) -> dict[str, ServerReply]:
         """MAIL and RCPT; who was refused, and why. Raises Failed when nobody can have the message."""
-        reply = self._command(self._mail_command(message, recipients).decode().removesuffix("\r\n"), "MAIL")
+        form = Form(None, 0, b"", item.size, eightbit=item.eightbit)
+        reply = self._command(self._mail_command(item, recipients, form).decode().removesuffix("\r\n"), "MAIL")
         if not reply.positive:
             raise Failed(status_of(reply), f"the server said to MAIL: {reply}")
         refused = {}
         for recipient in recipients:
-            reply = self._command(self._rcpt_command(message, recipient).decode().removesuffix("\r\n"), "RCPT")
+            reply = self._command(self._rcpt_command(item, recipient).decode().removesuffix("\r\n"), "RCPT")
             if not reply.positive:
                 refused[recipient.address] = reply
         return refused
@@ -76,8 +79,7 @@ class Submission(Client):
         reply = self._command("DATA", "DATA")
         if reply.code != 354:
             raise Failed(status_of(reply), f"the server said to DATA: {reply}")
-        self._dot_stuffed(content)
-        return self._verdict()
+        return self._deliver(Form(content, content.tell(), b"", 0, eightbit=True))
 
 
 def _literal(address: str) -> str:

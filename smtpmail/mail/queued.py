@@ -27,6 +27,10 @@ class QueuedRecipient:
     """What the other side said last, or why it could not be asked."""
     mx: str = ""
     """Who said it."""
+    status: str = ""
+    """The enhanced status code of it (RFC 3463)."""
+    tell: bool = False
+    """The sender is still to be told what became of it."""
 
 
 @dataclass(slots=True)
@@ -49,6 +53,8 @@ class Item:
     envid: str | None = None
     bounce_of: str | None = None
     """The id of the message this one reports about."""
+    stranger: bool = False
+    """Somebody from the network caused it."""
     content_offset: int = 0
     """Where in the file the message begins."""
     attempts: int = 0
@@ -62,6 +68,16 @@ class Item:
         """Indexes of the recipients that still wait."""
         return [n for n, r in enumerate(self.recipients) if r.state == DEFERRED]
 
+    @property
+    def untold(self) -> list[int]:
+        """Indexes of the recipients with a final word of which the sender is still to be told."""
+        return [n for n, r in enumerate(self.recipients) if r.tell and r.state != DEFERRED]
+
+    @property
+    def from_stranger(self) -> bool:
+        """Whether it goes where somebody says who may not choose where this host connects to."""
+        return self.stranger or self.bounce_of is not None
+
     def apply(self, entry: dict[str, Any]) -> None:
         """Takes in one line of the log, all of it or nothing. Unknown keys are left alone; nonsense is a ValueError."""
         _check(entry, _LOG_TYPES)
@@ -73,6 +89,8 @@ class Item:
             recipient.state = entry["state"]
             recipient.reply = entry.get("reply", "")
             recipient.mx = entry.get("mx", "")
+            recipient.status = entry.get("status", "")
+            recipient.tell = entry.get("tell", False)
         self.attempts = entry.get("attempts", self.attempts)
         self.next_attempt = entry.get("next_attempt", self.next_attempt)
         self.hold = entry.get("hold", self.hold)
@@ -84,7 +102,7 @@ _TEXT = (str, type(None))
 
 _ENVELOPE_TYPES: dict[str, tuple[type, ...]] = {
     "id": (str,), "arrived": (int, float), "sender": (str,), "size": (int,), "body": _TEXT, "eightbit": (bool,),
-    "smtputf8": (bool,), "requiretls": (bool,), "ret": _TEXT, "envid": _TEXT, "bounce_of": _TEXT,
+    "smtputf8": (bool,), "requiretls": (bool,), "ret": _TEXT, "envid": _TEXT, "bounce_of": _TEXT, "stranger": (bool,),
 }  # fmt: skip
 
 
@@ -93,7 +111,7 @@ _RECIPIENT_TYPES: dict[str, tuple[type, ...]] = {"address": (str,), "notify": (l
 
 _LOG_TYPES: dict[str, tuple[type, ...]] = {
     "recipient": (int,), "state": (str,), "reply": (str,), "mx": (str,), "attempts": (int,),
-    "next_attempt": (int, float), "hold": (bool,), "delay_notified": (bool,),
+    "status": (str,), "tell": (bool,), "next_attempt": (int, float), "hold": (bool,), "delay_notified": (bool,),
 }  # fmt: skip
 
 

@@ -39,11 +39,19 @@ class RetryPolicy:
 
         The last attempt is made when the lifetime ends, not after it. `random` gives numbers from 0 to 1.
         """
-        end = arrived + self.lifetime
+        end = min(arrived, now) + self.lifetime
         if now >= end:
             return None
         wait = self.schedule[min(attempts, len(self.schedule)) - 1]
         return min(now + wait * (1 + JITTER * random()), end)
+
+    def capped(self, at: float, now: float) -> float:
+        """A time to try again as it was written down, but no later than a wait may be: the clock may have been set."""
+        return min(at, now + max(self.schedule) * (1 + JITTER))
+
+    def retell(self, attempts: int, now: float, random: Callable[[], float]) -> float:
+        """When to try again to tell a sender who could not be told; this has no end."""
+        return now + self.schedule[min(attempts, len(self.schedule)) - 1] * (1 + JITTER * random())
 
     def wants_delay_notice(self, arrived: float, now: float) -> bool:
         """Whether the message is late enough for its sender to be told."""

@@ -4,47 +4,27 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import socket
-import ssl
-import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import IO
+from dataclasses import dataclass
 
 from smtpmail.mail.address import Address, AddressSyntaxError, normal_domain, parse_address
-from smtpmail.outbound.target import Target
-from smtpmail.outbound.tls import Level, context
-from smtpmail.smtp.reply_reader import NonsenseReply, ReplyReader, ServerReply
-
-READ_SIZE = 64 * 1024
-ONE_CHUNK = 128 * 1024
-"""Content up to this size goes out together with its envelope (RFC 3030 4.2), more only when a recipient was taken."""
+from smtpmail.mail.queued import Item, QueuedRecipient, sender_address
+from smtpmail.outbound.channel import (
+    LAST_WORD_SECONDS,
+    READ_SIZE,
+    Channel,
+    LoopsBack,
+    OutOfStep,
+    SessionFailed,
+    TLSFailed,
+)
+from smtpmail.outbound.content import Content, Form, SignedContent
+from smtpmail.outbound.mailhost import MailHost
+from smtpmail.outbound.tls import Protection, Reached, Use
+from smtpmail.smtp.reply_reader import ServerReply
 
 QUIT_SECONDS = 2.0
 """Patience with the reply to QUIT: nothing depends on it."""
-
-
-class SessionFailed(Exception):
-    """The connection is of no more use: why, as text for people, and whether the server meant it for good."""
-
-    def __init__(self, text: str, *, permanent: bool = False, status: str = "4.4.2") -> None:
-        super().__init__(text)
-        self.permanent = permanent
-        self.status = status if status[0] in "45" else "4.5.0"
-        self.connected = False
-        """It had come as far as to a mail transaction: the fault may be that of this message alone."""
-        self.uncertain = False
-        """The whole message had been sent: the server may have taken it."""
-        self.reply: ServerReply | None = None
-        """The 421 with which the server ended the session."""
-        self.refusals: dict[int, ServerReply] = {}
-        """What the server had said before about recipients (by their place) that it does not take."""
-
-
-class TLSFailed(SessionFailed):
-    """The handshake failed; the certificate alone was wrong if `only_unverified`."""
-
-    only_unverified = False
 
 
 class MessageRefused(Exception):
@@ -63,85 +43,67 @@ class Credentials:
     password: str
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Timeouts:
     """Seconds."""
 
     connect: float
     reply: float
     """For each reply; the one after the content gets twice as long (RFC 5321 4.5.3.2.6)."""
+    greeting: float = 0.0
+    """For the greeting; 0: as for any reply."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """A message as the client needs it."""
-
-    sender: Address
-    size: int
-    eightbit: bool
-    smtputf8: bool
-    requiretls: bool
-    ret: str | None
-    envid: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class OutgoingRecipient:
-    """A recipient with its DSN parameters."""
-
-    address: Address
-    notify: tuple[str, ...]
-    orcpt: str | None
-
-
-@dataclass(slots=True)
 class Client:
     """A connection after EHLO. `connect` makes one; `send` uses it; `quit` ends it."""
 
-    target: Target
-    hostname: str
-    timeouts: Timeouts
-    sock: socket.socket = field(init=False)
-    extensions: dict[str, str] = field(default_factory=dict)
-    tls: str | None = None
-    """Version and cipher, and whether the certificate was verified."""
-    verified: bool = False
-    messages: int = 0
-    _unfinished: bool = False
-    """A transaction was left open on the server: RSET comes before the next one."""
-    _reader: ReplyReader = field(default_factory=ReplyReader)
+    def __init__(self, host: MailHost, hostname: str, timeouts: Timeouts) -> None:
+        self.host = host
+        self.hostname = hostname
+        self.extensions: dict[str, str] = {}
+        self.messages = 0
+        """Transactions that came to their end."""
+        self.room: int | None = None
+        """Recipients that a transaction has room for, if that is known."""
+        self.usable = True
+        """Whether another transaction may follow."""
+        self.sending = False
+        """Content is on its way, or the answer to it not written down: to break off now leaves doubt."""
+        self.offers_tls = False
+        self._timeouts = timeouts
+        self._channel = Channel(host, timeouts.reply)
+        self._unfinished = False
+        """A transaction was left open on the server: RSET comes before the next one."""
+
+    @property
+    def reached(self) -> Reached | None:
+        """How the connection is protected; None is clear text."""
+        return self._channel.reached
 
     # -- connection
 
     @classmethod
     def connect(
         cls,
-        target: Target,
+        host: MailHost,
         hostname: str,
         timeouts: Timeouts,
-        level: Level,
+        protection: Protection,
         *,
+        source: str | None = None,
         implicit_tls: bool = False,
         credentials: Credentials | None = None,
     ) -> Client:
-        """Connects, greets, starts TLS if it can be had and `level` allows it. Raises SessionFailed, TLSFailed."""
-        client = cls(target, hostname, timeouts)
+        """Connects, greets, protects the connection as demanded, logs in. Raises SessionFailed, TLSFailed."""
+        client = cls(host, hostname, timeouts)
+        client._channel.connect(timeouts.connect, source)
         try:
-            client.sock = socket.create_connection((target.address, target.port), timeouts.connect)
-            client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except OSError as error:
-            text = "connection timed out" if isinstance(error, TimeoutError) else error.strerror or str(error)
-            raise SessionFailed(
-                f"cannot connect to {target.host} [{target.address}]:{target.port}: {text}", status="4.4.1"
-            ) from None
-        try:
-            client.sock.settimeout(timeouts.reply)
             if implicit_tls:
-                client._handshake(level)
+                client._channel.handshake(protection)
             client._greet()
             client._hello()
-            if not client.tls and level is not Level.CLEAR and "STARTTLS" in client.extensions:
-                client._start_tls(level)
+            if client.reached is None and protection.use is not Use.NEVER:
+                client._start_tls(protection)
             if credentials:
                 client._authenticate(credentials)
         except BaseException:
@@ -150,74 +112,61 @@ class Client:
         return client
 
     def _greet(self) -> None:
-        greeting = self._reply("greeting")
+        greeting = self._channel.reply("greeting", self._timeouts.greeting or self._timeouts.reply)
+        name = self.host.name
         if greeting.code != 220:
-            raise SessionFailed(
-                f"{self.target.host} greeted with: {greeting}", permanent=greeting.permanent, status=greeting.status
-            )
+            # A whole host that takes nothing now says nothing about a message.
+            raise SessionFailed(f"{name} greeted with: {greeting}", status=greeting.status)
         self._not_ourselves(greeting)
 
     def _not_ourselves(self, greeting: ServerReply) -> None:
-        name = greeting.lines[0].partition(" ")[0].lower()
-        if name == self.hostname and "smtpmail" in greeting.lines[0]:
-            raise SessionFailed(
-                f"{self.target.host} [{self.target.address}] is this very server: mail loops back",
-                permanent=True,
-                status="5.4.6",
-            )
+        if greeting.lines[0].partition(" ")[0].lower() == self.hostname and "smtpmail" in greeting.lines[0]:
+            name, address = self.host.name, self.host.address
+            raise LoopsBack(f"{name} [{address}] is this very server: mail loops back", status="4.4.6")
 
     def _hello(self) -> None:
+        self._channel.quiet("EHLO")
         reply = self._command(f"EHLO {self.hostname}", "EHLO")
         self.extensions = {}
-        if reply.code == 250:
-            for line in reply.lines[1:]:
-                keyword, _, value = (
-                    line.replace("=", " ", 1).partition(" ") if line[:5].upper() == "AUTH=" else line.partition(" ")
-                )
-                self.extensions[keyword.upper()] = value
-            return
-        # RFC 5321 3.2: a server that does not know EHLO.
-        reply = self._command(f"HELO {self.hostname}", "HELO")
+        if reply.permanent:
+            # RFC 5321 3.2: a server that does not know EHLO.
+            reply = self._command(f"HELO {self.hostname}", "HELO")
+            if reply.code == 250:
+                return
         if reply.code != 250:
-            raise SessionFailed(
-                f"{self.target.host} said to HELO: {reply}", permanent=reply.permanent, status=reply.status
-            )
+            raise SessionFailed(f"{self.host.name} said to EHLO: {reply}", status=reply.status)
+        for line in reply.lines[1:]:
+            keyword, _, value = (line.replace("=", " ", 1) if line[:5].upper() == "AUTH=" else line).partition(" ")
+            keyword = keyword.upper()
+            # Some name each mechanism of AUTH in a line of its own.
+            self.extensions[keyword] = f"{self.extensions[keyword]} {value}" if keyword in self.extensions else value
+        self.offers_tls = self.offers_tls or "STARTTLS" in self.extensions
+        for word in self.extensions.get("LIMITS", "").upper().split():  # RFC 9422
+            name, _, number = word.partition("=")
+            if name == "RCPTMAX" and number.isdecimal() and int(number[:6]) > 0:
+                self.room = int(number[:6])
 
-    def _start_tls(self, level: Level) -> None:
+    def _start_tls(self, protection: Protection) -> None:
+        if "STARTTLS" not in self.extensions:
+            if protection.required:
+                raise TLSFailed(f"{self.host.name} offers no TLS", lasting=True)
+            return
         try:
             reply = self._command("STARTTLS", "STARTTLS")
+            if reply.code != 220:
+                raise TLSFailed(f"{self.host.name} said to STARTTLS: {reply}")
+            self._channel.handshake(protection)
+            self._hello()
+        except TLSFailed:
+            raise
         except SessionFailed as error:
             # A server that breaks here may well take mail in clear text.
-            raise TLSFailed(str(error), status="4.7.5") from None
-        if reply.code != 220:
-            raise TLSFailed(f"{self.target.host} said to STARTTLS: {reply}", status="4.7.5")
-        if self._reader.unread:
-            raise TLSFailed(f"{self.target.host} sent something between STARTTLS and the handshake", status="4.7.5")
-        self._handshake(level)
-        self._hello()
-
-    def _handshake(self, level: Level) -> None:
-        try:
-            wrapped = context(level).wrap_socket(self.sock, server_hostname=self._tls_name())
-        except (ssl.SSLError, OSError, ValueError) as error:
-            failed = TLSFailed(f"TLS with {self.target.host} failed: {error}", status="4.7.5")
-            failed.only_unverified = isinstance(error, ssl.SSLCertVerificationError)
-            raise failed from None
-        self.sock = wrapped
-        self.verified = level is Level.VERIFIED
-        cipher = wrapped.cipher()
-        self.tls = f"{wrapped.version()} {cipher[0] if cipher else ''}{' verified' if self.verified else ''}"
-
-    def _tls_name(self) -> str:
-        host = self.target.host
-        return self.target.address if host.startswith("[") else host
+            raise TLSFailed(str(error)) from None
 
     def _authenticate(self, credentials: Credentials) -> None:
-        if not self.verified:
-            raise SessionFailed(
-                f"{self.target.host} offers no TLS with a certificate that verifies: no password is sent",
-                status="4.7.0",
-            )
+        reached = self.reached
+        if reached is None or not reached.verified:
+            raise SessionFailed(f"{self.host.name} has no TLS that verifies: no password is sent", status="4.7.0")
         mechanisms = self.extensions.get("AUTH", "").upper().split()
         if "PLAIN" in mechanisms:
             secret = base64.b64encode(f"\0{credentials.user}\0{credentials.password}".encode()).decode()
@@ -228,233 +177,214 @@ class Client:
                 if reply.code == 334:
                     reply = self._command(base64.b64encode(word.encode()).decode(), "AUTH")
         else:
-            raise SessionFailed(f"{self.target.host} offers neither AUTH PLAIN nor LOGIN", status="4.7.0")
+            raise SessionFailed(f"{self.host.name} offers neither AUTH PLAIN nor LOGIN", status="4.7.0")
         if reply.code != 235:
             # Wrong today is not wrong for ever: the password may be changed back, the mail is kept (Postfix does so).
-            raise SessionFailed(f"{self.target.host} said to AUTH: {reply}", status="4.7.8")
+            raise SessionFailed(f"{self.host.name} said to AUTH: {reply}", status="4.7.8")
 
     def quit(self) -> None:
         """Says good-bye and closes; raises nothing."""
         with contextlib.suppress(OSError, SessionFailed):
-            self.sock.settimeout(QUIT_SECONDS)
-            self.sock.sendall(b"QUIT\r\n")
-            self._reply("QUIT", QUIT_SECONDS)
+            self._channel.patience = QUIT_SECONDS
+            self._command("QUIT", "QUIT")
         self.close()
 
     def close(self) -> None:
         """Closes at once."""
-        with contextlib.suppress(OSError, AttributeError):
-            self.sock.close()
-
-    # -- commands
-
-    def _send(self, data: bytes, what: str) -> None:
-        try:
-            self.sock.settimeout(self.timeouts.reply)
-            self.sock.sendall(data)
-        except OSError as error:
-            raise self._lost(f"while {what} was sent", error) from None
-
-    def _reply(self, what: str, seconds: float | None = None) -> ServerReply:
-        """The next reply. Raises SessionFailed: closed, silent, 421 or nonsense."""
-        reply = self._next_reply(what, seconds or self.timeouts.reply)
-        if reply.code == 421:
-            failed = SessionFailed(f"{self.target.host} said to {what}: {reply}", status=reply.status)
-            failed.reply = reply
-            raise failed
-        if 300 <= reply.code < 400 and what not in ("DATA", "AUTH"):
-            raise self._nonsense(what, str(reply))
-        return reply
-
-    def _next_reply(self, what: str, seconds: float) -> ServerReply:
-        """Waits for all of a reply, not for each piece of it: who drips may not hold us. Raises SessionFailed."""
-        give_up = time.monotonic() + seconds
-        try:
-            while (reply := self._reader.next_reply()) is None:
-                left = give_up - time.monotonic()
-                if left <= 0:
-                    raise TimeoutError
-                self.sock.settimeout(left)
-                data = self.sock.recv(READ_SIZE)
-                if not data:
-                    raise self._lost(f"instead of the reply to {what}", None)
-                self._reader.feed(data)
-        except NonsenseReply as error:
-            raise self._nonsense(what, str(error)) from None
-        except OSError as error:
-            raise self._lost(f"before the reply to {what}", error) from None
-        return reply
-
-    def _verdict(self) -> ServerReply:
-        """The reply to the whole message."""
-        try:
-            return self._reply("the message", 2 * self.timeouts.reply)
-        except SessionFailed as error:
-            error.uncertain = error.reply is None
-            raise
-
-    def _nonsense(self, what: str, said: str) -> SessionFailed:
-        return SessionFailed(f"{self.target.host} answered {what} with nonsense: {said}", status="4.5.0")
-
-    def _lost(self, when: str, error: OSError | None) -> SessionFailed:
-        if isinstance(error, TimeoutError):
-            return SessionFailed(f"{self.target.host} was silent for too long {when}")
-        if isinstance(error, ssl.SSLError):
-            # TLS 1.3: what the server thinks of the handshake comes with the first reply.
-            return TLSFailed(f"TLS with {self.target.host} failed {when}: {error}", status="4.7.5")
-        reason = f" ({error.strerror or error})" if error else ""
-        return SessionFailed(f"{self.target.host} closed the connection {when}{reason}")
+        self._channel.close()
 
     def _command(self, line: str, what: str) -> ServerReply:
-        self._send(f"{line}\r\n".encode(), what)
-        return self._reply(what)
+        self._channel.send(f"{line}\r\n".encode(), what)
+        return self._channel.reply(what)
 
     # -- messages
 
-    def send(self, message: Outgoing, recipients: Sequence[OutgoingRecipient], content: IO[bytes]) -> list[ServerReply]:
+    def send(self, item: Item, recipients: Sequence[QueuedRecipient], content: Content) -> list[ServerReply]:
         """One transaction; returns the server's word on each recipient: its refusal, or the reply to the content.
 
         Raises MessageRefused when the message is beyond what the server can do, SessionFailed when the connection is
         lost: then nothing is known to be delivered.
         """
         refusals: dict[int, ServerReply] = {}
+        self.sending = False
         try:
-            return self._transaction(message, recipients, content, refusals)
+            return self._transaction(item, recipients, content, refusals)
         except SessionFailed as error:
             error.connected = True
-            error.refusals = refusals
+            error.refusals = {} if isinstance(error, OutOfStep) or error.silent else refusals
             raise
 
     def _transaction(
-        self,
-        message: Outgoing,
-        recipients: Sequence[OutgoingRecipient],
-        content: IO[bytes],
-        refusals: dict[int, ServerReply],
+        self, item: Item, recipients: Sequence[QueuedRecipient], content: Content, refusals: dict[int, ServerReply]
     ) -> list[ServerReply]:
-        """See `send`; notes each refusal in `refusals` as it comes."""
-        mail = self._mail_command(message, recipients)
-        rcpts = [self._rcpt_command(message, recipient) for recipient in recipients]
+        """See `send`; notes each refusal in `refusals` as it comes.
+
+        Content follows only a 354, and a 354 only recipients that were taken: no reply but one to DATA can be a 354,
+        so that what is out of step is found before anything is sent that might be read as commands.
+        """
+        form = self._form(item, content)
+        mail = self._mail_command(item, recipients, form)
+        rcpts = [self._rcpt_command(item, recipient) for recipient in recipients]
         if self._unfinished:
-            self._command("RSET", "RSET")
-            self._unfinished = False
-        chunking = "CHUNKING" in self.extensions
-        pipelining = "PIPELINING" in self.extensions
-        together = pipelining and chunking and message.size <= ONE_CHUNK
-        if together:
-            data = _with_line_end(_to_wire(content.read()))
-            self._send(mail + b"".join(rcpts) + b"BDAT %d LAST\r\n" % len(data) + data, "MAIL, RCPT and BDAT")
-        elif pipelining:
-            self._send(mail + b"".join(rcpts) + (b"" if chunking else b"DATA\r\n"), "MAIL and RCPT")
+            self._reset()
+        self._channel.quiet("MAIL")
+        if "PIPELINING" in self.extensions:
+            self._channel.send(b"".join([mail, *rcpts, b"DATA\r\n"]), "MAIL, RCPT and DATA")
+            go_ahead: ServerReply | None = self._recipients(rcpts, refusals, pipelined=True)
         else:
-            self._send(mail, "MAIL")
-        sender_reply = self._reply("MAIL")
-        if not sender_reply.positive:
-            refusals.update(dict.fromkeys(range(len(rcpts)), sender_reply))
-        for number, rcpt in enumerate(rcpts):
-            if not pipelining:
-                if not sender_reply.positive:
-                    break
-                self._send(rcpt, "RCPT")
-            reply = self._reply("RCPT")
-            if not reply.positive:
-                refusals.setdefault(number, reply)
-        accepted = len(refusals) < len(rcpts)
-        final = self._content(content, accepted, together=together, chunking=chunking, pipelining=pipelining)
+            self._channel.send(mail, "MAIL")
+            go_ahead = self._recipients(rcpts, refusals, pipelined=False)
+        final = self._content(form, go_ahead, accepted=len(refusals) < len(rcpts))
         self.messages += 1
         return [refusals[n] if n in refusals or final is None else final for n in range(len(rcpts))]
 
-    def _content(
-        self, content: IO[bytes], accepted: bool, *, together: bool, chunking: bool, pipelining: bool
+    def _recipients(
+        self, rcpts: Sequence[bytes], refusals: dict[int, ServerReply], *, pipelined: bool
     ) -> ServerReply | None:
-        """Sends the content as far as it is not sent yet; the reply to it, None when no recipient was accepted."""
-        if together:
-            reply = self._verdict()
-            if not accepted and reply.positive:
-                raise SessionFailed(f"{self.target.host} took a message without recipients", status="4.5.0")
-            self._unfinished = not reply.positive
-            return reply if accepted else None
-        if not accepted and (chunking or not pipelining):
-            self._unfinished = True
+        """Reads the replies up to that to DATA, which is not sent without PIPELINING when nobody was taken (None)."""
+        sender_reply = self._channel.reply("MAIL")
+        if not sender_reply.positive:
+            refusals.update(dict.fromkeys(range(len(rcpts)), sender_reply))
+        for number, rcpt in enumerate(rcpts):
+            if not pipelined:
+                if not sender_reply.positive:
+                    break
+                self._channel.quiet("RCPT")
+                self._channel.send(rcpt, "RCPT")
+            reply = self._channel.reply("RCPT")
+            if not reply.positive:
+                refusals.setdefault(number, reply)
+        if not pipelined:
+            if len(refusals) == len(rcpts):
+                return None
+            self._channel.quiet("DATA")
+            self._channel.send(b"DATA\r\n", "DATA")
+        return self._channel.reply("DATA")
+
+    def _content(self, form: Form, go_ahead: ServerReply | None, *, accepted: bool) -> ServerReply | None:
+        """Sends the content if it may be sent; the reply to it, None when no recipient was accepted."""
+        self._unfinished = True
+        if go_ahead is None:
             return None
-        if chunking:
-            return self._chunks(content)
-        if not pipelining:
-            self._send(b"DATA\r\n", "DATA")
-        go_ahead = self._reply("DATA")
         if go_ahead.code == 354:
             if not accepted:
-                # RFC 2920 3.1: only an end of data gets us out of here.
-                self._send(b".\r\n", "the end of data")
-                self._reply("the end of data")
+                # Only an end of data would get us out of here: it might be taken for a message. Hanging up never is.
+                self.usable = False
                 return None
-            self._dot_stuffed(content)
-            return self._verdict()
+            self._channel.quiet("the message")
+            self._unfinished = False
+            return self._deliver(form)
         if go_ahead.code < 400:
-            raise self._nonsense("DATA", str(go_ahead))
-        self._unfinished = True
-        return go_ahead if accepted else None
+            raise self._channel.out_of_step("DATA", str(go_ahead))
+        if not accepted:
+            return None
+        try:
+            # Were it a belated reply to another command, the one to DATA would still be to come.
+            self._reset()
+        except OutOfStep:
+            raise
+        except SessionFailed:
+            self.usable = False  # refused and hung up
+        return go_ahead
 
-    def _chunks(self, content: IO[bytes]) -> ServerReply:
-        """BDAT, a chunk at a time (RFC 3030)."""
-        ahead = content.read(READ_SIZE)
-        while True:
-            data, ahead = _to_wire(ahead), content.read(READ_SIZE)
-            last = b" LAST" if not ahead else b""
-            if last:
-                data = _with_line_end(data)
-            self._send(b"BDAT %d%s\r\n" % (len(data), last) + data, "BDAT")
-            reply = self._verdict() if last else self._reply("BDAT")
-            if last or not reply.positive:
-                self._unfinished = not reply.positive
-                return reply
+    def _deliver(self, form: Form) -> ServerReply:
+        """The content, and the reply to it. Raises SessionFailed, `uncertain` when all of it may have arrived."""
+        self.sending = True
+        whole = False
+        try:
+            held: bytes | None = None
+            for piece in dot_stuff(form.pieces(READ_SIZE)):
+                if held is not None:
+                    if (reply := self._channel.early_reply("the message")) is not None:
+                        return self._broken_off(reply)
+                    self._channel.send(held, "the message")
+                held = piece
+            whole = True
+            self._channel.send(held or b"", "the message")
+            return self._channel.reply("the message", 2 * self._timeouts.reply)
+        except SessionFailed as error:
+            error.uncertain = whole and error.reply is None
+            if not whole and error.reply is None:
+                # The server may have said why before it stopped reading.
+                with contextlib.suppress(SessionFailed):
+                    if (reply := self._channel.early_reply("the message", LAST_WORD_SECONDS)) is not None:
+                        return self._broken_off(reply)
+            raise
 
-    def _dot_stuffed(self, content: IO[bytes]) -> None:
-        for data in dot_stuff(iter(lambda: content.read(READ_SIZE), b"")):
-            self._send(data, "the message")
+    def _broken_off(self, reply: ServerReply) -> ServerReply:
+        """The server has refused a message before it had all of it."""
+        self.usable = False
+        if reply.positive:
+            raise self._channel.out_of_step("the message", str(reply))
+        return reply
 
-    def _mail_command(self, message: Outgoing, recipients: Iterable[OutgoingRecipient]) -> bytes:
+    def _reset(self) -> None:
+        """Ends what is left of a transaction. Raises SessionFailed."""
+        self._channel.quiet("RSET")
+        reply = self._command("RSET", "RSET")
+        if not reply.positive:
+            raise self._channel.out_of_step("RSET", str(reply))
+        self._unfinished = False
+
+    # -- what the server can take
+
+    def _form(self, item: Item, content: Content) -> Form:
+        """The content as this server takes it. Raises MessageRefused."""
+        eightbit = "8BITMIME" in self.extensions or (item.smtputf8 and "SMTPUTF8" in self.extensions)
+        try:
+            return content.form(eightbit=eightbit)
+        except SignedContent:
+            raise MessageRefused(
+                "5.6.3", f"the message has signed 8-bit text, {self.host.name} takes 7-bit only"
+            ) from None
+
+    def _mail_command(self, item: Item, recipients: Iterable[QueuedRecipient], form: Form) -> bytes:
         offered = self.extensions
         parameters = ""
-        addresses = [message.sender, *(r.address for r in recipients)]
-        if message.requiretls:
-            if not self.verified or "REQUIRETLS" not in offered:
-                raise MessageRefused("5.7.30", f"REQUIRETLS: {self.target.host} cannot promise to keep to verified TLS")
+        sender = sender_address(item)
+        name = self.host.name
+        if item.requiretls:
+            if self.reached is None or not self.reached.verified or "REQUIRETLS" not in offered:
+                raise MessageRefused("5.7.30", f"REQUIRETLS: {name} cannot promise to keep to verified TLS")
             parameters += " REQUIRETLS"
         if "SIZE" in offered:
             limit = offered["SIZE"].strip()
-            if limit.isdigit() and 0 < int(limit) < message.size:
-                raise MessageRefused(
-                    "5.3.4", f"the message has {message.size} octets, {self.target.host} takes {limit}"
-                )
-            parameters += f" SIZE={message.size}"
-        if message.smtputf8 or any(not a.local.isascii() for a in addresses):
+            if limit.isascii() and limit.isdigit() and 0 < int(limit[:20]) < form.size:
+                raise MessageRefused("5.3.4", f"the message has {form.size} octets, {name} takes {limit[:20]}")
+            parameters += f" SIZE={form.size}"
+        if item.smtputf8 or any(not a.local.isascii() for a in (sender, *(_address(r.address) for r in recipients))):
             if "SMTPUTF8" not in offered:
-                raise MessageRefused("5.6.7", f"{self.target.host} does not take internationalised mail (SMTPUTF8)")
+                raise MessageRefused("5.6.7", f"{name} does not take internationalised mail (SMTPUTF8)")
             parameters += " SMTPUTF8"
-        if message.eightbit:
-            if "8BITMIME" not in offered:
-                raise MessageRefused("5.6.3", f"the message has 8-bit text, {self.target.host} takes 7-bit only")
+        if form.eightbit and "8BITMIME" in offered:
             parameters += " BODY=8BITMIME"
         if "DSN" in offered:
-            parameters += f" RET={message.ret}" if message.ret else ""
-            parameters += f" ENVID={message.envid}" if message.envid else ""
-        return f"MAIL FROM:<{self._path(message.sender, message)}>{parameters}\r\n".encode()
+            parameters += f" RET={item.ret}" if item.ret else ""
+            parameters += f" ENVID={item.envid}" if item.envid else ""
+        return f"MAIL FROM:<{_path(sender, item)}>{parameters}\r\n".encode()
 
-    def _rcpt_command(self, message: Outgoing, recipient: OutgoingRecipient) -> bytes:
+    def _rcpt_command(self, item: Item, recipient: QueuedRecipient) -> bytes:
         parameters = ""
         if "DSN" in self.extensions:
             parameters += f" NOTIFY={','.join(recipient.notify)}" if recipient.notify else ""
             if recipient.orcpt and recipient.orcpt.isascii():
                 parameters += f" ORCPT={recipient.orcpt}"
-        return f"RCPT TO:<{self._path(recipient.address, message)}>{parameters}\r\n".encode()
+        return f"RCPT TO:<{_path(_address(recipient.address), item)}>{parameters}\r\n".encode()
 
-    @staticmethod
-    def _path(address: Address, message: Outgoing) -> str:
-        """A domain in its own letters only where all else is in them, too."""
-        if message.smtputf8 or address.is_ascii:
-            return str(address)
-        return str(Address(address.local, normal_domain(address.domain)))
+
+def _address(text: str) -> Address:
+    """An address from the queue. Raises MessageRefused."""
+    try:
+        return parse_address(text)
+    except AddressSyntaxError as error:
+        raise MessageRefused("5.1.3", str(error)) from None
+
+
+def _path(address: Address, item: Item) -> str:
+    """A domain in its own letters only where all else is in them, too."""
+    if item.smtputf8 or address.is_ascii:
+        return str(address)
+    return str(Address(address.local, normal_domain(address.domain)))
 
 
 def _to_wire(data: bytes) -> bytes:
@@ -462,25 +392,16 @@ def _to_wire(data: bytes) -> bytes:
     return data.replace(b"\r", b" ").replace(b"\n", b"\r\n")
 
 
-def _with_line_end(data: bytes) -> bytes:
-    return data if data.endswith(b"\r\n") else data + b"\r\n"
-
-
 def dot_stuff(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Stored content as DATA wants it: CRLF, dots doubled at line starts, and the end (RFC 5321 4.5.2)."""
+    """Stored content as DATA takes it, the end with the last piece: CRLF, dots doubled (RFC 5321 4.5.2)."""
     at_line_start = True
+    held = b""
     for piece in pieces:
         if not piece:
             continue
+        if held:
+            yield held
         stuffed = b"." + piece if at_line_start and piece.startswith(b".") else piece
         at_line_start = piece.endswith(b"\n")
-        yield _to_wire(stuffed.replace(b"\n.", b"\n.."))
-    yield b".\r\n" if at_line_start else b"\r\n.\r\n"
-
-
-def outgoing_address(text: str) -> Address:
-    """An address from the queue. Raises MessageRefused."""
-    try:
-        return parse_address(text)
-    except AddressSyntaxError as error:
-        raise MessageRefused("5.1.3", str(error)) from None
+        held = _to_wire(stuffed.replace(b"\n.", b"\n.."))
+    yield held + (b".\r\n" if at_line_start else b"\r\n.\r\n")

@@ -4,146 +4,208 @@ from __future__ import annotations
 
 import ipaddress
 import random
-import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
-import dns.exception
-import dns.name
-import dns.nameserver
-import dns.rdatatype
-import dns.resolver
-
+from smtpmail.dns.errors import DNSError, NoSuchName, NoSuchRecord, NotFound
 from smtpmail.mail.address import AddressSyntaxError, normal_domain, parse_literal
-from smtpmail.network import IPAddress
-from smtpmail.outbound.target import SMTP_PORT, RoutingError, Target
-from smtpmail.settings.values import Endpoint
+from smtpmail.network import IPAddress, IPNetwork, is_loopback, is_public
+from smtpmail.outbound.mailhost import SMTP_PORT, MailHost, RoutingError
 
-QUERY_SECONDS = 3.0
-"""Patience with one DNS server for one question, ..."""
+MOST_HOSTS = 10
+"""MX names of a domain that are looked up in one attempt."""
 
-LOOKUP_SECONDS = 12.0
-"""... and with all of them."""
+LOOKUPS_SECONDS = 30.0
+"""No further MX name is looked up when the ones before have taken this long."""
 
-CACHE_ENTRIES = 5000
+SECOND_FAMILY_SECONDS = 3.0
+"""Patience with the look-up of the other family when a host has an address already."""
+
+HOSTS_FILE = "/etc/hosts"
+
+FAMILIES = {"any": ("AAAA", "A"), "ipv4": ("A",), "ipv6": ("AAAA",)}
+"""What is asked for with each --address-family, in the order to be tried."""
 
 
-class Resolver:
-    """Asks DNS; answers are kept for their TTL."""
+class Lookup(Protocol):
+    """dns/resolver.py."""
+
+    def lookup(self, name: str, kind: str, *, patience: float | None = None) -> Sequence[str]: ...
+
+
+class Destinations:
+    """Finds the hosts of a domain. `receives` tells whether an address and port leads to this server itself.
+
+    `private` are the networks behind this host that strangers may cause mail to, besides the public ones.
+    """
 
     def __init__(
         self,
-        servers: Sequence[Endpoint],
+        dns: Lookup,
         hostname: str,
         receives: Callable[[IPAddress, int], bool],
+        *,
+        family: str = "any",
+        private: Sequence[IPNetwork] = (),
+        hosts_file: str = HOSTS_FILE,
+        shuffle: Callable[[list[tuple[int, str]]], None] = random.shuffle,
     ) -> None:
-        """`servers`: none means those of /etc/resolv.conf. `receives` tells whether an address and port is ours."""
-        self._servers = servers
+        self._dns = dns
         self._hostname = hostname
         self._receives = receives
-        self._lock = threading.Lock()
-        self._dns: dns.resolver.Resolver | None = None
+        self._kinds = FAMILIES[family]
+        self._family = family
+        self._private = private
+        self._hosts_file = hosts_file
+        self._shuffle = shuffle
 
-    def targets(self, domain: str) -> list[Target]:
-        """All addresses of all hosts that take mail for `domain` (a name or a [literal]), in the order to be tried.
+    def hosts(self, domain: str, *, stranger: bool = False) -> Iterator[MailHost]:
+        """The addresses of the hosts that take mail for `domain` (a name or a [literal]), in the order to be tried.
 
-        Raises RoutingError: no such domain 5.1.2, it takes no mail 5.1.10 (RFC 7505), it is we ourselves 5.4.6,
-        its hosts don't exist 5.4.4, DNS does not answer 4.4.3.
+        They are looked up as they are asked for. `stranger`: the mail was caused by somebody who may not choose where
+        this host connects to. Raises RoutingError: no such domain 5.1.2, it takes no mail 5.1.10 (RFC 7505), it is
+        this server itself 5.4.6, its hosts don't exist or may not be connected to 5.4.4, DNS does not answer 4.4.3.
         """
         if domain.startswith("["):
-            return self._literal(domain)
+            yield self._literal(domain, stranger=stranger)
+            return
         try:
             domain = normal_domain(domain)
         except AddressSyntaxError as error:
             raise RoutingError(True, "5.1.2", str(error)) from None
-        targets: list[tuple[int, Target]] = []
-        last_resort: list[tuple[int, Target]] = []
-        temporary: RoutingError | None = None
-        ours: int | None = None
-        for preference, host in self._exchanges(domain):
-            if ours is not None and preference >= ours:
+        exchanges = self._exchanges(domain)
+        # Hosts that are no better than this one are left out: they would send the mail back (RFC 5321 5.1).
+        ours = min((preference for preference, name in exchanges if name == self._hostname), default=None)
+        exchanges = [(p, name) for p, name in exchanges if ours is None or p < ours][:MOST_HOSTS]
+        problem = None if ours is None else _loop(domain)
+        some = False
+        give_up = time.monotonic() + LOOKUPS_SECONDS
+        for preference in sorted({p for p, _ in exchanges}):
+            equals: list[MailHost] = []
+            for name in (name for p, name in exchanges if p == preference):
+                if time.monotonic() > give_up:
+                    problem = RoutingError(False, "4.4.3", f"DNS takes too long for the hosts of {domain}")
+                    break
+                try:
+                    addresses = self.addresses(name)
+                    if any(self._receives(ipaddress.ip_address(address), SMTP_PORT) for address in addresses):
+                        ours = preference
+                    equals += [MailHost(name, address) for address in self._allowed(name, addresses, stranger)]
+                except RoutingError as error:
+                    problem = problem if problem and error.permanent else error
+            if ours == preference:
+                problem = problem if problem and not problem.permanent else _loop(domain)
                 break
-            try:
-                addresses, alias = ([], False) if host == self._hostname else self.addresses(host)
-            except RoutingError as error:
-                temporary = temporary if error.permanent else error
-                continue
-            if host == self._hostname or any(self._receives(ipaddress.ip_address(a), SMTP_PORT) for a in addresses):
-                ours = preference
-            else:
-                (last_resort if alias else targets).extend((preference, Target(host, a)) for a in addresses)
-        # An MX that is an alias breaks RFC 2181 10.3: only where there is no better one. Hosts that are no better
-        # than we are send to us: they would make a loop (RFC 5321 5.1).
-        for found in (targets, last_resort):
-            if better := [target for preference, target in found if ours is None or preference < ours]:
-                return better
-        if temporary:
-            raise temporary
-        if ours is not None:
-            raise RoutingError(True, "5.4.6", f"mail for {domain} loops back to this host, which does not serve it")
-        raise RoutingError(True, "5.4.4", f"no host that takes mail for {domain} has an address")
+            for host in equals:
+                some = True
+                yield host
+        if not some:
+            if problem and (not problem.permanent or problem.status == "5.4.6" or len(exchanges) == 1):
+                raise problem
+            raise RoutingError(True, "5.4.4", f"no host that takes mail for {domain} has an address to be used")
 
-    def addresses(self, host: str) -> tuple[list[str], bool]:
-        """The IPv6 and IPv4 addresses of a host, and whether its name is an alias. Raises RoutingError."""
+    def named(self, name: str, port: int) -> list[MailHost]:
+        """The addresses of a host that a setting names: an address, a name of /etc/hosts, or one of DNS.
+
+        Raises RoutingError.
+        """
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return [MailHost(name, address, port) for address in self._of_hosts_file(name) or self.addresses(name)]
+        return [MailHost(name, name, port)]
+
+    def addresses(self, name: str) -> list[str]:
+        """The addresses of a host in DNS, in the order to be tried. Raises RoutingError."""
         found: list[str] = []
-        alias = False
-        failure: RoutingError | None = None
-        for kind in (dns.rdatatype.AAAA, dns.rdatatype.A):
+        failure: DNSError | None = None
+        for kind in self._kinds:
             try:
-                answer = self._ask(host, kind)
-            except RoutingError as error:
-                failure = error if failure is None or not error.permanent else failure
-                continue
-            alias = alias or answer.canonical_name != dns.name.from_text(host)
-            found += [str(record.address) for record in answer]
-        if not found:
-            raise failure or RoutingError(True, "5.4.4", f"{host} has no address")
-        return found, alias
+                found += self._dns.lookup(name, kind, patience=SECOND_FAMILY_SECONDS if found else None)
+            except NotFound as error:
+                # A server that is wrong about one family is right about the other: what exists in one, exists.
+                if failure is None or isinstance(failure, NoSuchName):
+                    failure = error
+            except DNSError as error:
+                failure = error
+        if found:
+            return found
+        if isinstance(failure, NoSuchName):
+            raise RoutingError(True, "5.4.4", f"the host {name} does not exist")
+        if isinstance(failure, NoSuchRecord):
+            family = {"ipv4": "IPv4 ", "ipv6": "IPv6 "}.get(self._family, "")
+            raise RoutingError(True, "5.4.4", f"{name} has no {family}address")
+        raise RoutingError(False, "4.4.3", str(failure))
 
-    def _literal(self, domain: str) -> list[Target]:
+    def _literal(self, domain: str, *, stranger: bool) -> MailHost:
         try:
             address = parse_literal(domain)
         except AddressSyntaxError as error:
             raise RoutingError(True, "5.1.2", str(error)) from None
         if self._receives(address, SMTP_PORT):
-            raise RoutingError(True, "5.4.6", f"{domain} is this host, which does not serve it")
-        return [Target(domain, str(address))]
+            raise _loop(domain)
+        if self._family != "any" and (address.version == 6) != (self._family == "ipv6"):
+            raise RoutingError(True, "5.4.4", f"{domain} can't be reached over {self._family}")
+        self._allowed(domain, [str(address)], stranger)
+        return MailHost(domain, str(address))
+
+    def _allowed(self, name: str, addresses: Sequence[str], stranger: bool) -> list[str]:
+        """Those that may be connected to for this mail. Raises RoutingError when there is none."""
+        found = []
+        for text in addresses:
+            address = ipaddress.ip_address(text)
+            if any(address in network for network in self._private if network.version == address.version) or not (
+                is_loopback(address) or (stranger and not is_public(address))
+            ):
+                found.append(text)
+        if addresses and not found:
+            kind = "private" if stranger else "loopback"
+            raise RoutingError(
+                True, "5.4.4", f"{name} has {kind} addresses only ({addresses[0]}), which this mail is not taken to"
+            )
+        return found
 
     def _exchanges(self, domain: str) -> list[tuple[int, str]]:
-        """(preference, host), random among equals; without MX the domain itself (RFC 5321 5.1)."""
+        """(preference, host), random among equals; without MX the domain itself (RFC 5321 5.1). Raises RoutingError."""
         try:
-            answer = self._ask(domain, dns.rdatatype.MX)
-        except RoutingError as error:
-            if error.status == "5.4.4":  # the name exists, but has no MX
-                return [(0, domain)]
-            raise
-        records = [(r.preference, r.exchange.to_text(omit_final_dot=True).lower()) for r in answer]
-        if any(host in ("", ".") for _, host in records):
+            values = self._dns.lookup(domain, "MX")
+        except NoSuchRecord:
+            return [(0, domain)]
+        except NoSuchName:
+            # Some servers say so of a type that they do not know: the address counts (as with Postfix).
+            try:
+                self.addresses(domain)
+            except RoutingError as error:
+                if error.permanent:
+                    raise RoutingError(True, "5.1.2", f"the domain {domain} does not exist") from None
+                raise
+            return [(0, domain)]
+        except DNSError as error:
+            raise RoutingError(False, "4.4.3", str(error)) from None
+        records = [(int(preference), name.rstrip(".").lower()) for preference, name in map(str.split, values)]
+        if any(not name for _, name in records):
             if len(records) == 1:
                 raise RoutingError(True, "5.1.10", f"{domain} takes no mail (null MX)")
-            records = [(preference, host) for preference, host in records if host not in ("", ".")]
-        random.shuffle(records)
+            records = [(preference, name) for preference, name in records if name]
+        self._shuffle(records)
         return sorted(records, key=lambda record: record[0])
 
-    def _ask(self, name: str, kind: dns.rdatatype.RdataType) -> dns.resolver.Answer:
+    def _of_hosts_file(self, name: str) -> list[str]:
+        """The addresses of a name in /etc/hosts (hosts(5)) that the setting of the family admits."""
+        found = []
         try:
-            return self._resolver().resolve(
-                dns.name.from_text(name), kind, lifetime=LOOKUP_SECONDS, search=False, raise_on_no_answer=True
-            )
-        except dns.resolver.NXDOMAIN:
-            raise RoutingError(True, "5.1.2", f"the domain {name} does not exist") from None
-        except dns.resolver.NoAnswer:
-            raise RoutingError(True, "5.4.4", f"{name} has no {dns.rdatatype.to_text(kind)} record") from None
-        except (dns.exception.DNSException, OSError, ValueError) as error:
-            # The library tells it again for each server and each try.
-            text = " ".join(str(error).partition(";")[0].split()).removesuffix(".")
-            raise RoutingError(False, "4.4.3", f"DNS does not answer for {name}: {text}") from None
+            with open(self._hosts_file, encoding="utf-8", errors="replace") as file:
+                for line in file:
+                    address, *names = line.partition("#")[0].split() or [""]
+                    if name.lower() in (n.lower() for n in names):
+                        found.append(address)
+        except OSError:
+            pass
+        if not found and name.lower() == "localhost":
+            found = ["127.0.0.1", "::1"]  # RFC 6761 6.3
+        return [a for a in found if ("AAAA" if ":" in a else "A") in self._kinds]
 
-    def _resolver(self) -> dns.resolver.Resolver:
-        with self._lock:
-            if self._dns is None:
-                self._dns = dns.resolver.Resolver(configure=not self._servers)
-                self._dns.cache = dns.resolver.LRUCache(CACHE_ENTRIES)
-                self._dns.timeout = QUERY_SECONDS
-                if self._servers:
-                    self._dns.nameservers = [dns.nameserver.Do53Nameserver(s.host, s.port or 53) for s in self._servers]
-            return self._dns
+
+def _loop(domain: str) -> RoutingError:
+    return RoutingError(True, "5.4.6", f"mail for {domain} loops back to this host, which does not serve it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,9 +17,11 @@ from smtpmail.mail.queued import Item, QueuedRecipient
 from smtpmail.mail.retry import RetryPolicy
 from smtpmail.network import is_own_address
 from smtpmail.outbound.client import Credentials, Timeouts
-from smtpmail.outbound.courier import Courier, Outcome, Session
+from smtpmail.outbound.clock import Clock
+from smtpmail.outbound.courier import Courier, Kept
+from smtpmail.outbound.mailhost import MailHost, RoutingError
+from smtpmail.outbound.outcome import Outcome
 from smtpmail.outbound.runner import Runner
-from smtpmail.outbound.target import RoutingError, Target
 from smtpmail.settings.values import Endpoint
 from smtpmail.spool.commit import commit
 from smtpmail.spool.mailbox import Spool
@@ -38,31 +41,56 @@ def on_wire(content: bytes) -> bytes:
 
 
 class Hosts:
-    """Stands for the resolver: the targets of each domain, or the error with which the search for them ends."""
+    """Stands for the destinations: the hosts of each domain, or the error with which the search for them ends."""
 
-    def __init__(self, routes: Mapping[str, Sequence[Target] | RoutingError]) -> None:
+    def __init__(self, routes: Mapping[str, Sequence[MailHost] | RoutingError]) -> None:
         self.routes = dict(routes)
         self.asked: list[str] = []
 
-    def targets(self, domain: str) -> list[Target]:
+    def hosts(self, domain: str, *, stranger: bool = False) -> Iterator[MailHost]:
         self.asked.append(domain)
         found = self.routes[domain]
         if isinstance(found, RoutingError):
             raise found
+        yield from found
+
+    def named(self, name: str, port: int) -> list[MailHost]:
+        found = self.routes.get(name, [MailHost(name, name, port)])
+        if isinstance(found, RoutingError):
+            raise found
         return list(found)
 
-    def addresses(self, host: str) -> tuple[list[str], bool]:
-        return [target.address for target in self.targets(host)], False
 
-
-def target(server: FaultServer, host: str = "fault.test") -> Target:
+def target(server: FaultServer, host: str = "fault.test") -> MailHost:
     address, port = server.address
-    return Target(host, address, port)
+    return MailHost(host, address, port)
 
 
-def nobody(host: str = "nobody.test") -> Target:
+def nobody(host: str = "nobody.test") -> MailHost:
     """A host that refuses connections: nothing listens on port 1 of loopback."""
-    return Target(host, "127.0.0.1", 1)
+    return MailHost(host, "127.0.0.1", 1)
+
+
+class TurnedClock(Clock):
+    """Goes on by itself, and by as much as a test turns it."""
+
+    def __init__(self) -> None:
+        self.turned = 0.0
+
+    def turn(self, seconds: float) -> None:
+        self.turned += seconds
+
+    def now(self) -> float:
+        return super().now() + self.turned
+
+    def elapsed(self) -> float:
+        return super().elapsed() + self.turned
+
+    def chance(self) -> float:
+        return 0.5
+
+    def wait(self, condition: threading.Condition, seconds: float) -> None:
+        condition.wait(min(seconds, 0.01))
 
 
 def item(
@@ -81,20 +109,20 @@ def courier(
     smarthost: Endpoint | None = None,
     credentials: Callable[[], Credentials | None] = lambda: None,
 ) -> Courier:
-    return Courier(hosts, "mail.dom.fr", timeouts, smarthost, credentials)  # type: ignore[arg-type]
+    return Courier(hosts, "mail.dom.fr", timeouts, smarthost, credentials)
 
 
 def deliver(
-    *targets: Target,
+    *targets: MailHost,
     message: Item | None = None,
     content: bytes = MESSAGE,
-    session: Session | None = None,
+    session: Kept | None = None,
     by: Courier | None = None,
 ) -> dict[int, Outcome]:
     """One attempt at one.test; by recipient."""
     by = by or courier(Hosts({"one.test": targets}))
     message = message or item(content=content)
-    kept = session or Session("one.test")
+    kept = session or Kept("one.test")
     try:
         return by.deliver(kept, message, message.pending, io.BytesIO(content))
     finally:
@@ -116,7 +144,9 @@ def put(store: QueueStore, message: Item, content: bytes = MESSAGE) -> Item:
 class Queue:
     """A runner with its store and its spool, in this process."""
 
-    def __init__(self, folder: Path, hosts: Hosts, policy: RetryPolicy, **limits: int) -> None:
+    def __init__(
+        self, folder: Path, hosts: Hosts, policy: RetryPolicy, clock: Clock | None = None, **limits: int
+    ) -> None:
         self.spool_path = folder / "spool"
         (self.spool_path / ".queue").mkdir(parents=True, exist_ok=True)
         self.store = QueueStore(str(self.spool_path / ".queue"))
@@ -132,6 +162,7 @@ class Queue:
             policy,
             max_workers=limits.get("max_workers", 20),
             max_per_destination=limits.get("max_per_destination", 5),
+            clock=clock,
         )
 
     def _announce(self, accepted: Accepted) -> None:
@@ -161,9 +192,15 @@ class Queue:
 
 @contextmanager
 def queue(
-    folder: Path, hosts: Hosts, policy: RetryPolicy = QUICK, *, start: bool = True, **limits: int
+    folder: Path,
+    hosts: Hosts,
+    policy: RetryPolicy = QUICK,
+    *,
+    start: bool = True,
+    clock: Clock | None = None,
+    **limits: int,
 ) -> Iterator[Queue]:
-    made = Queue(folder, hosts, policy, **limits)
+    made = Queue(folder, hosts, policy, clock, **limits)
     if start:
         made.start()
     try:

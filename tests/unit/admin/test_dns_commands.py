@@ -8,7 +8,6 @@ import re
 import socket
 from collections.abc import Callable
 
-import dns.resolver
 import pytest
 from click.testing import CliRunner, Result
 
@@ -16,8 +15,10 @@ from smtpmail.admin import dns_check, dns_update, spf
 from smtpmail.admin.dns_check import MailHost, findings
 from smtpmail.admin.dns_records import Change, Record, merge, needed, quoted
 from smtpmail.admin.dns_update import Key, UpdateFailed, parse_key, plan
+from smtpmail.admin.lookup import Lookup
 from smtpmail.cli import cli
-from smtpmail.dns.lookup import Lookup, LookupFailed
+from smtpmail.dns.errors import DNSError
+from smtpmail.dns.resolver import Resolver
 
 FOUR = ipaddress.ip_address("192.0.2.10")
 SIX = ipaddress.ip_address("2001:db8::10")
@@ -100,7 +101,7 @@ def test_records_of_a_policy_that_is_right_show_that_one(monkeypatch: pytest.Mon
 
 def test_records_without_an_answer_are_listed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(name: str, kind: str) -> list[str]:
-        raise LookupFailed(f"{name}: SERVFAIL")
+        raise DNSError(f"{name}: SERVFAIL")
 
     result = records(monkeypatch, broken)
     assert result.exit_code == 0
@@ -302,7 +303,7 @@ def test_every_finding_that_is_not_ok_says_what_to_do() -> None:
 
 def test_a_resolver_that_fails_is_a_finding() -> None:
     def broken(name: str, kind: str) -> list[str]:
-        raise LookupFailed(f"{name}: SERVFAIL")
+        raise DNSError(f"{name}: SERVFAIL")
 
     host = MailHost("mail.dom.fr", ["dom.fr"], [FOUR])
     found = list(findings(host, broken, look_at_port=False))
@@ -317,19 +318,20 @@ def test_a_name_server_counts_by_the_first_of_its_addresses_that_answers(monkeyp
 
     def reached(server: ipaddress.IPv4Address | ipaddress.IPv6Address, name: str, kind: str) -> list[str]:
         if server.version == 4:
-            raise LookupFailed(f"{server} does not answer for {name}: No route to host")
+            raise DNSError(f"{server} does not answer for {name}: No route to host")
         return has.get(kind, [])
 
-    monkeypatch.setattr(dns_update, "ask", reached)
-    monkeypatch.setattr(dns_update, "zone_of", lambda name, resolver: "dom.fr.")
+    monkeypatch.setattr(dns_update, "authoritative", reached)
     monkeypatch.setattr(dns_update, "PAUSE", 0)
-    publisher = dns_update.Publisher(dns.resolver.Resolver(configure=False), Key("k", "hmac-sha256", b"secret"))
+    resolver = Resolver()
+    publisher = dns_update.Publisher(resolver, Key("k", "hmac-sha256", b"secret"))
+    monkeypatch.setattr(resolver, "zone_of", lambda name: "dom.fr.")
     zone = {
         ("dom.fr.", "NS"): ["ns.dom.fr."],
         ("ns.dom.fr.", "A"): ["192.0.2.53"],
         ("ns.dom.fr.", "AAAA"): ["2001:db8::53"],
     }
-    monkeypatch.setattr(publisher, "_lookup", table(zone))
+    monkeypatch.setattr(resolver, "records", table(zone))
     publisher.wait([Record("mail.dom.fr.", "AAAA", "2001:db8::1", "")], 0)
     with pytest.raises(UpdateFailed, match=r"ns\.dom\.fr\. \(2001:db8::53\) does not have mail\.dom\.fr\. A"):
         publisher.wait([Record("mail.dom.fr.", "A", "192.0.2.1", "")], 0)

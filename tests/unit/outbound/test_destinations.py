@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import ipaddress
-import socket
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
-import dns.flags
-import dns.message
-import dns.name
 import dns.rcode
-import dns.rdatatype
-import dns.rrset
 import pytest
+from support.nameserver import NameServer
 
+from smtpmail.dns.resolver import Resolver
 from smtpmail.network import IPAddress
-from smtpmail.outbound import destinations as resolver
-from smtpmail.outbound.destinations import Resolver
-from smtpmail.outbound.target import RoutingError
-from smtpmail.settings.values import Endpoint
+from smtpmail.outbound.destinations import MOST_HOSTS, Destinations
+from smtpmail.outbound.mailhost import MailHost, RoutingError
 
 ZONE = """
 one.test.       60 MX 10 mx1.one.test.
@@ -79,81 +74,23 @@ case.test.      60 MX 10 MX1.One.TEST.
 OURS = ipaddress.ip_address("192.0.2.99")
 
 
-class NameServer:
-    """Answers from a zone, over UDP, on a port of 127.0.0.1. What is under broken.test fails, under mute is silence."""
-
-    def __init__(self, zone: str) -> None:
-        self.asked: Counter[tuple[str, str]] = Counter()
-        self._records: dict[tuple[dns.name.Name, dns.rdatatype.RdataType], dns.rrset.RRset] = {}
-        for line in zone.strip().splitlines():
-            name, ttl, kind, data = line.split(maxsplit=3)
-            key = (dns.name.from_text(name), dns.rdatatype.from_text(kind))
-            made = dns.rrset.from_text(name, int(ttl), "IN", kind, data)
-            if key in self._records:
-                self._records[key].update(made)
-            else:
-                self._records[key] = made
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.bind(("127.0.0.1", 0))
-        self.endpoint = Endpoint(*self._socket.getsockname())
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-
-    def __enter__(self) -> NameServer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._socket.close()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                data, peer = self._socket.recvfrom(4096)
-            except OSError:
-                return
-            query = dns.message.from_wire(data)
-            question = query.question[0]
-            self.asked[question.name.to_text(omit_final_dot=True).lower(), dns.rdatatype.to_text(question.rdtype)] += 1
-            reply = self._reply(query, question.name, question.rdtype)
-            if reply is not None:
-                self._socket.sendto(reply.to_wire(), peer)
-
-    def _reply(
-        self, query: dns.message.Message, name: dns.name.Name, kind: dns.rdatatype.RdataType
-    ) -> dns.message.Message | None:
-        reply = dns.message.make_response(query, recursion_available=True)
-        if name.is_subdomain(dns.name.from_text("mute.")):
-            return None
-        if name.is_subdomain(dns.name.from_text("broken.test.")):
-            reply.set_rcode(dns.rcode.SERVFAIL)
-            return reply
-        while (name, dns.rdatatype.CNAME) in self._records:
-            found = self._records[name, dns.rdatatype.CNAME]
-            reply.answer.append(found)
-            name = found[0].target
-        if (name, kind) in self._records:
-            reply.answer.append(self._records[name, kind])
-        elif not any(name == known for known, _ in self._records):
-            reply.set_rcode(dns.rcode.NXDOMAIN)
-        return reply
-
-
 @pytest.fixture
 def names() -> Iterator[NameServer]:
     with NameServer(ZONE) as server:
         yield server
 
 
-def ask(names: NameServer, receives: Sequence[IPAddress] = (OURS,)) -> Resolver:
-    return Resolver([names.endpoint], "mail.dom.fr", lambda address, port: port == 25 and address in receives)
+def ask(names: NameServer, receives: Sequence[IPAddress] = (OURS,), **more: object) -> Destinations:
+    dns = Resolver([names.endpoint])
+    return Destinations(dns, "mail.dom.fr", lambda address, port: port == 25 and address in receives, **more)  # type: ignore[arg-type]
 
 
 @pytest.fixture
-def dns_of(names: NameServer) -> Resolver:
+def dns_of(names: NameServer) -> Destinations:
     return ask(names)
 
 
-def addresses(found: Sequence[resolver.Target]) -> list[str]:
+def addresses(found: Iterable[MailHost]) -> list[str]:
     return [t.address for t in found]
 
 
@@ -168,7 +105,7 @@ def addresses(found: Sequence[resolver.Target]) -> list[str]:
         ("www.test", ["2001:db8::1", "192.0.2.1"]),
         ("cnamehost.test", ["2001:db8::31", "192.0.2.31"]),
         ("nullplus.test", ["2001:db8::1", "192.0.2.1"]),
-        ("alias.test", ["2001:db8::1", "192.0.2.1"]),
+        ("alias.test", ["192.0.2.41", "2001:db8::1", "192.0.2.1"]),
         ("onlyalias.test", ["192.0.2.41"]),
         ("gone.test", ["2001:db8::1", "192.0.2.1"]),
         ("halfbroken.test", ["2001:db8::1", "192.0.2.1"]),
@@ -179,8 +116,8 @@ def addresses(found: Sequence[resolver.Target]) -> list[str]:
         ("[IPv6:2001:DB8::7]", ["2001:db8::7"]),
     ],
 )
-def test_where_mail_goes(dns_of: Resolver, domain: str, expected: list[str]) -> None:
-    found = dns_of.targets(domain)
+def test_where_mail_goes(dns_of: Destinations, domain: str, expected: list[str]) -> None:
+    found = list(dns_of.hosts(domain))
     assert addresses(found) == expected
     assert {t.port for t in found} == {25}
 
@@ -206,15 +143,15 @@ def test_where_mail_goes(dns_of: Resolver, domain: str, expected: list[str]) -> 
         ("", True, "5.1.2"),
     ],
 )
-def test_no_way(dns_of: Resolver, domain: str, permanent: bool, status: str) -> None:
+def test_no_way(dns_of: Destinations, domain: str, permanent: bool, status: str) -> None:
     with pytest.raises(RoutingError) as caught:
-        dns_of.targets(domain)
+        list(dns_of.hosts(domain))
     assert (caught.value.permanent, caught.value.status) == (permanent, status)
     assert str(caught.value).isprintable()
 
 
-def test_random_among_equals_only(dns_of: Resolver) -> None:
-    seen = Counter(tuple(addresses(dns_of.targets("equal.test"))) for _ in range(120))
+def test_random_among_equals_only(dns_of: Destinations) -> None:
+    seen = Counter(tuple(addresses(dns_of.hosts("equal.test"))) for _ in range(120))
     assert len(seen) == 6, "all orders of the three"
     assert {order[3] for order in seen} == {"192.0.2.24"}
 
@@ -222,42 +159,12 @@ def test_random_among_equals_only(dns_of: Resolver) -> None:
 def test_a_backup_sends_only_to_those_before_it(names: NameServer) -> None:
     """Hosts of our own preference or behind us would send the mail back (RFC 5321 5.1), in whatever order they come."""
     for _ in range(20):
-        assert addresses(ask(names).targets("backup.test")) == ["2001:db8::1", "192.0.2.1"]
+        assert addresses(ask(names).hosts("backup.test")) == ["2001:db8::1", "192.0.2.1"]
 
 
-def test_silence_is_temporary(names: NameServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resolver, "QUERY_SECONDS", 0.1)
-    monkeypatch.setattr(resolver, "LOOKUP_SECONDS", 0.3)
-    with pytest.raises(RoutingError) as caught:
-        ask(names).targets("x.mute")
-    assert (caught.value.permanent, caught.value.status) == (False, "4.4.3")
-
-
-def test_the_second_server_is_asked_when_the_first_is_silent(
-    names: NameServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(resolver, "QUERY_SECONDS", 0.1)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as deaf:
-        deaf.bind(("127.0.0.1", 0))
-        both = Resolver([Endpoint(*deaf.getsockname()), names.endpoint], "mail.dom.fr", lambda *_: False)
-        assert addresses(both.targets("nomx.test")) == ["2001:db8::31", "192.0.2.31"]
-
-
-def test_answers_are_kept_for_their_ttl(names: NameServer, dns_of: Resolver) -> None:
-    for _ in range(5):
-        dns_of.targets("one.test")
-    assert names.asked["one.test", "MX"] == 1
-    assert names.asked["mx1.one.test", "A"] == 1
-    for _ in range(3):
-        dns_of.targets("fleeting.test")
-    assert names.asked["fleeting.test", "MX"] == 3, "a TTL of 0 is for this once"
-
-
-def test_many_threads_share_it(dns_of: Resolver) -> None:
+def test_many_threads_share_it(dns_of: Destinations) -> None:
     found: list[list[str]] = []
-    threads = [
-        threading.Thread(target=lambda: found.append(addresses(dns_of.targets("order.test")))) for _ in range(30)
-    ]
+    threads = [threading.Thread(target=lambda: found.append(addresses(dns_of.hosts("order.test")))) for _ in range(30)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -265,16 +172,117 @@ def test_many_threads_share_it(dns_of: Resolver) -> None:
     assert found == [["192.0.2.11", "192.0.2.12", "192.0.2.13"]] * 30
 
 
-def test_a_failed_aaaa_does_not_hide_an_a(names: NameServer) -> None:
-    """Some name servers answer SERVFAIL to what they do not know."""
-    reply = names._reply
+@pytest.mark.parametrize("code", [dns.rcode.SERVFAIL, dns.rcode.NXDOMAIN, dns.rcode.NOTIMP, dns.rcode.REFUSED, None])
+@pytest.mark.parametrize("kind", ["AAAA", "MX"])
+def test_a_server_that_is_wrong_about_one_type(
+    code: dns.rcode.Rcode | None, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mail that can be delivered is delivered: what exists in one type, exists. No MX at all is only put off."""
+    monkeypatch.setattr("smtpmail.dns.resolver.QUERY_SECONDS", 0.1)
+    monkeypatch.setattr("smtpmail.dns.resolver.LOOKUP_SECONDS", 0.3)
+    with NameServer(ZONE, {kind: code}) as names:
+        if kind == "MX" and code != dns.rcode.NXDOMAIN:
+            with pytest.raises(RoutingError) as caught:
+                list(ask(names).hosts("nomx.test"))
+            assert not caught.value.permanent
+        else:
+            expected = ["192.0.2.31"] if kind == "AAAA" else ["2001:db8::31", "192.0.2.31"]
+            assert addresses(ask(names).hosts("nomx.test")) == expected
 
-    def fussy(query, name, kind):  # type: ignore[no-untyped-def]
-        answer = reply(query, name, kind)
-        if kind == dns.rdatatype.AAAA:
-            answer.answer.clear()
-            answer.set_rcode(dns.rcode.SERVFAIL)
-        return answer
 
-    names._reply = fussy  # type: ignore[method-assign]
-    assert addresses(ask(names).targets("nomx.test")) == ["192.0.2.31"]
+def test_an_alias_that_works_is_not_passed_over(names: NameServer) -> None:
+    """An MX that is an alias breaks RFC 2181 10.3; the one behind it may be down for ever."""
+    assert addresses(ask(names).hosts("alias.test"))[0] == "192.0.2.41"
+
+
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [("any", ["2001:db8::31", "192.0.2.31"]), ("ipv4", ["192.0.2.31"]), ("ipv6", ["2001:db8::31"])],
+)
+def test_one_family_alone(names: NameServer, family: str, expected: list[str]) -> None:
+    found = ask(names, family=family)
+    assert addresses(found.hosts("nomx.test")) == expected
+    if family == "ipv4":
+        with pytest.raises(RoutingError, match="has no IPv4 address"):
+            list(found.hosts("v6only.test"))
+        with pytest.raises(RoutingError):
+            list(found.hosts("[IPv6:2001:db8::7]"))
+
+
+def test_only_as_much_is_looked_up_as_is_needed() -> None:
+    zone = "".join(f"many.test. 60 MX {n} mx{n}.many.test.\nmx{n}.many.test. 60 A 192.0.2.{n}\n" for n in range(1, 61))
+    with NameServer(zone) as names:
+        hosts = ask(names).hosts("many.test")
+        assert addresses([next(hosts), next(hosts)]) == ["192.0.2.1", "192.0.2.2"]
+        assert sum(count for (_, kind), count in names.asked.items() if kind == "A") == 2
+        assert len(addresses(ask(names).hosts("many.test"))) == MOST_HOSTS
+
+
+PRIVATE = """
+inner.test.      60 MX 10 mx.inner.test.
+mx.inner.test.   60 A 10.9.0.2
+both.test.       60 MX 10 mx.inner.test.
+both.test.       60 MX 20 mx.both.test.
+mx.both.test.    60 A 192.0.2.7
+mx.both.test.    60 A 127.0.0.1
+meta.test.       60 A 169.254.169.254
+mapped.test.     60 AAAA ::ffff:10.0.0.1
+translated.test. 60 AAAA 64:ff9b::7f00:1
+self.test.       60 A 127.0.0.1
+"""
+
+
+@pytest.mark.parametrize(
+    ("domain", "stranger", "expected"),
+    [
+        ("inner.test", True, []),
+        ("inner.test", False, ["10.9.0.2"]),
+        ("both.test", True, ["192.0.2.7"]),
+        ("both.test", False, ["10.9.0.2", "192.0.2.7"]),
+        ("meta.test", True, []),
+        ("mapped.test", True, []),
+        ("translated.test", True, []),
+        ("self.test", True, []),
+        ("self.test", False, []),
+        ("[10.9.0.2]", True, []),
+        ("[10.9.0.2]", False, ["10.9.0.2"]),
+        ("[169.254.169.254]", True, []),
+        ("[IPv6:fe80::1]", True, []),
+        ("[IPv6:fd00::1]", True, []),
+        ("[127.0.0.1]", False, []),
+        ("[0.0.0.0]", False, []),
+        ("[192.0.2.7]", True, ["192.0.2.7"]),
+    ],
+)
+def test_what_strangers_may_make_us_connect_to(domain: str, stranger: bool, expected: list[str]) -> None:
+    with NameServer(PRIVATE) as names:
+        if expected:
+            assert addresses(ask(names).hosts(domain, stranger=stranger)) == expected
+        else:
+            with pytest.raises(RoutingError) as caught:
+                list(ask(names).hosts(domain, stranger=stranger))
+            assert (caught.value.permanent, caught.value.status) == (True, "5.4.4")
+
+
+def test_private_networks_that_a_setting_names() -> None:
+    with NameServer(PRIVATE) as names:
+        found = ask(names, private=[ipaddress.ip_network("10.9.0.0/24")])
+        assert addresses(found.hosts("inner.test", stranger=True)) == ["10.9.0.2"]
+        with pytest.raises(RoutingError):
+            list(found.hosts("[10.9.1.2]", stranger=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("192.0.2.5", ["192.0.2.5"]),
+        ("localhost", ["127.0.0.1", "::1"]),
+        ("relay", ["192.0.2.77"]),
+        ("Relay.Example", ["192.0.2.77"]),
+        ("nomx.test", ["2001:db8::31", "192.0.2.31"]),
+    ],
+)
+def test_a_host_that_a_setting_names(names: NameServer, tmp_path: Path, name: str, expected: list[str]) -> None:
+    hosts = tmp_path / "hosts"
+    hosts.write_text("192.0.2.77 relay.example relay # the provider's\n\n#192.0.2.78 relay\n")
+    assert addresses(ask(names, hosts_file=str(hosts)).named(name, 25)) == expected

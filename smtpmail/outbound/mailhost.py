@@ -1,4 +1,4 @@
-"""One place that mail can be taken to, and why there may be none."""
+"""One address of one host that mail can be taken to, and why there may be none."""
 
 from __future__ import annotations
 
@@ -17,10 +17,17 @@ class RoutingError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class MailHost:
     """One address of one host that takes mail for a domain."""
 
-    host: str
+    name: str
     """The name of the MX; a literal for an address given as such."""
     address: str
     port: int = SMTP_PORT
+
+    @property
+    def is_ipv6(self) -> bool:
+        return ":" in self.address
+
+    def __str__(self) -> str:
+        return f"{self.name} [{self.address}]:{self.port}"
