@@ -182,6 +182,7 @@ def item_of(envelope: Envelope, size: int, *, eightbit: bool, utf8_header: bool,
     return Item(
         envelope.id, now, str(envelope.sender), recipients, size, envelope.body, eightbit, needs_utf8,
         envelope.requiretls, envelope.ret, envelope.envid, envelope.bounce_of,
+        stranger=envelope.peer is not None and envelope.peer.listener != "loopback",
     )  # fmt: skip
 
 
