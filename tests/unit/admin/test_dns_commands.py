@@ -61,7 +61,7 @@ EXISTING = {
 
 
 def records(monkeypatch: pytest.MonkeyPatch, lookup: Lookup, *arguments: str) -> Result:
-    monkeypatch.setattr("smtpmail.admin.dns.through", lambda resolver: lookup)
+    monkeypatch.setattr("smtpmail.admin.dns.Resolver.records", lambda self, name, kind: lookup(name, kind))
     command = ["dns", "records", "-s", "dom.fr", "-H", "mail.dom.fr", "--resolver", "192.0.2.53"]
     return CliRunner().invoke(cli, [*command, "--address", "192.0.2.10", *arguments])
 
