@@ -18,8 +18,8 @@ LINE_SHOWN = 500
 REPLY_SHOWN = 1000
 """... and octets of a whole reply, wherever it is written down."""
 
-_LINE = re.compile(rb"[ \t]*([2-5][0-9]{2})(?:([ \t-])(.*))?", re.DOTALL)
-_LINE_END = re.compile(rb"\r*\n|\r(?=[2-5][0-9]{2}[ \t-])")
+_LINE = re.compile(rb"([2-5][0-9]{2})(?:([ \t-])(.*))?", re.DOTALL)
+_LINE_END = re.compile(rb"\n|\r(?=[2-5][0-9]{2}[ \t-])")
 _ENHANCED = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?:[\s,:;]|$)")
 _RECIPIENTS = re.compile(r"\b(recipients?|rcpts?)\b", re.IGNORECASE)
 
@@ -95,7 +95,7 @@ class ReplyReader:
         The code of its last line is that of the reply (as with Postfix).
         """
         while (end := _LINE_END.search(self._buffer)) is not None:
-            line, self._buffer = self._buffer[: end.start()], self._buffer[end.end() :]
+            line, self._buffer = self._buffer[: end.start()].rstrip(b"\r"), self._buffer[end.end() :]
             if (reply := self._line(line)) is not None:
                 return reply
         if len(self._buffer) > MAX_LINE:

@@ -58,7 +58,6 @@ def test_arrives_octet_for_octet(extensions: tuple[str, ...], content: bytes) ->
     "reply", [
         "250 2.0.0 taken", "250", "250 ", "200 odd but a yes", "250-a\r\n250 b", "250-a\r\n251 b",
         b"250 lf\n", b"250 crcrlf\r\r\n", b"250-cr\r250 alone\r", b"250 no end", b"250-and no end\r\n",
-        b" 250 indented\r\n",
     ],
 )  # fmt: skip
 def test_what_counts_as_taken(reply: str | bytes) -> None:

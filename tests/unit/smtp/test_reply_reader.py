@@ -32,6 +32,12 @@ def replies_in(*pieces: bytes) -> list[ServerReply]:
         (b"220-first\r\n220\r\n", 220, ("first", "")),
         (b"550 5.1.1 \xc3\xa9t\xc3\xa9\r\n", 550, ("5.1.1 été",)),
         (b"550 \xff\xfe\r\n", 550, ("��",)),
+        (b"250 odd line end\r\r\n", 250, ("odd line end",)),
+        (b"250-a\r250-b\r250 c\r\n", 250, ("a", "b", "c")),
+        (b"250 a\rb\r\n", 250, ("a?b",)),
+        (b"250\ttab\r\n", 250, ("tab",)),
+        (b"250-one\r\n\r\n250 two\r\n", 250, ("one", "two")),
+        (b"250-one\r\n550 another code\r\n", 550, ("one", "another code")),
         (b"451 \x1b[31mred\x07\x00\r\n", 451, ("?[31mred??",)),
     ],
 )
@@ -57,9 +63,7 @@ def test_replies(stream: bytes, code: int, lines: tuple[str, ...]) -> None:
         b"-250 ok\r\n",
         b"HTTP/1.1 400 Bad Request\r\n",
         b"\x16\x03\x01\x00\xa5\x01\r\n",
-        b"250-one\r\n550 another code\r\n",
         b"250-one\r\nnothing\r\n",
-        b"250 a\rb\r\n",
         b"250 " + b"x" * MAX_LINE + b"\r\n",
         b"x" * (MAX_LINE + 1),
         b"250-more\r\n" * (MAX_LINES + 1),
@@ -102,6 +106,54 @@ def test_what_a_code_means(code: int, positive: bool, permanent: bool) -> None:
     """A 354 asks for more: it is no yes to anything, least of all to a whole message."""
     reply = ServerReply(code, ("",))
     assert (reply.positive, reply.permanent) == (positive, permanent)
+
+
+@pytest.mark.parametrize(
+    ("stream", "text"),
+    [
+        (b"250 no end", "250 no end"),
+        (b"250-mx.test\r\n250-SIZE 1000\r\n", "250 mx.test SIZE 1000"),
+        (b"250-a\r\n250 b\r", "250 a b"),
+        (b"550-no\r\n550-", "550 no"),
+    ],
+)
+def test_a_reply_that_does_not_end(stream: bytes, text: str) -> None:
+    reader = ReplyReader()
+    reader.feed(stream)
+    assert reader.next_reply() is None
+    assert str(reader.unfinished()) == text
+    assert not reader.unread and reader.unfinished() is None
+
+
+@pytest.mark.parametrize(
+    ("reply", "too_many"),
+    [
+        ("452 4.5.3 Too many recipients", True),
+        ("452 4.5.3", True),
+        ("452 Too many recipients", True),
+        ("452 4.3.0 too many RCPTs", True),
+        ("552 too many recipients", True),
+        ("552 5.5.3 x", True),
+        ("550 5.5.3 x", True),
+        ("450 4.5.3 x", True),
+        ("452 4.2.2 mailbox full", False),
+        ("452 4.3.1 Insufficient system storage", False),
+        ("452 later", False),
+        ("552 5.2.2 full", False),
+        ("552 mailbox full, too many messages", False),
+        ("550 no such recipient", False),
+        ("450 4.7.1 too many recipients in the last hour", False),
+    ],
+)
+def test_too_many_recipients(reply: str, too_many: bool) -> None:
+    (read,) = replies_in(reply.encode() + b"\r\n")
+    assert read.too_many_recipients is too_many
+
+
+def test_what_is_written_down_of_a_long_reply() -> None:
+    """20 small mails made 30 MB of log."""
+    (reply,) = replies_in((b"550-" + "é".encode() * 400 + b"\r\n") * 250 + b"550 end\r\n")
+    assert 900 < len(str(reply).encode()) <= 1024
 
 
 def test_as_text() -> None:
