@@ -21,7 +21,8 @@ from smtpmail.mail.queued import DEFERRED, DELIVERED, FAILED, Item
 from smtpmail.mail.retry import RetryPolicy
 from smtpmail.mail.text import rfc3339
 from smtpmail.outbound.clock import Clock
-from smtpmail.outbound.courier import Courier, Kept
+from smtpmail.outbound.courier import Courier
+from smtpmail.outbound.kept import Kept
 from smtpmail.outbound.notify import Bouncer, notify
 from smtpmail.outbound.outcome import Finality, Outcome
 from smtpmail.outbound.staff import Staff, Trip
@@ -132,7 +133,7 @@ class Runner:
         """Begins nothing new; waits up to `patience` seconds for what is being sent."""
         with self._lock:
             self._stopping = True
-            self._courier.stopping = True
+            self._courier.stop()
             self._timer.notify()
         self._staff.stop(patience)
         with contextlib.suppress(OSError):

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from smtpmail.log import log
-from smtpmail.outbound.courier import Kept
+from smtpmail.outbound.kept import Kept
 from smtpmail.outbound.outcome import Outcome
 
 J = TypeVar("J")

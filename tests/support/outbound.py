@@ -18,7 +18,8 @@ from smtpmail.mail.retry import RetryPolicy
 from smtpmail.network import is_own_address
 from smtpmail.outbound.client import Credentials, Timeouts
 from smtpmail.outbound.clock import Clock
-from smtpmail.outbound.courier import Courier, Kept
+from smtpmail.outbound.courier import Courier
+from smtpmail.outbound.kept import Kept
 from smtpmail.outbound.mailhost import MailHost, RoutingError
 from smtpmail.outbound.outcome import Outcome
 from smtpmail.outbound.runner import Runner

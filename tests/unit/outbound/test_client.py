@@ -16,7 +16,7 @@ from smtpmail.mail.queued import DEFERRED, DELIVERED, FAILED, QueuedRecipient
 from smtpmail.outbound.channel import READ_SIZE
 from smtpmail.outbound.client import Timeouts, dot_stuff
 from smtpmail.outbound.content import IN_MEMORY
-from smtpmail.outbound.courier import Kept
+from smtpmail.outbound.kept import Kept
 from smtpmail.outbound.mailhost import MailHost
 from smtpmail.outbound.outcome import Finality
 

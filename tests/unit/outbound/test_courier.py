@@ -19,7 +19,8 @@ from support.outbound import MESSAGE, Hosts, courier, deliver, item, target
 from smtpmail.mail.queued import DEFERRED, DELIVERED, FAILED, Item
 from smtpmail.outbound import tls
 from smtpmail.outbound.client import Credentials, Timeouts
-from smtpmail.outbound.courier import Courier, Kept
+from smtpmail.outbound.courier import Courier
+from smtpmail.outbound.kept import Kept
 from smtpmail.outbound.mailhost import MailHost, RoutingError
 from smtpmail.outbound.outcome import Finality
 from smtpmail.settings import sources
@@ -98,7 +99,7 @@ def roots(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> Iterat
 @pytest.fixture
 def weakened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was logged of steps down."""
-    from smtpmail.outbound import courier as module
+    from smtpmail.outbound import ways as module
 
     seen: list[str] = []
     monkeypatch.setattr(module.log, "warning", lambda event, **fields: seen.append(f"{event} {fields['now']}"))
