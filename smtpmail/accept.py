@@ -1,14 +1,15 @@
 """The only door for a message: whoever brings it, here the server takes responsibility for it (RFC 5321 4.2.5, 6.1).
 
-Into mailboxes for local recipients, into the queue for others, durable for all or for none. What is put before the
-content is known only when the content is whole: so every copy gets its header at commit.
+Into mailboxes for local recipients, into the queue for others, durable for all or for none. A mailbox that can't take
+its copy when others can gets it later, from the queue. What is put before the content is known only when the content
+is whole: so every copy gets its header at commit.
 """
 
 from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from smtpmail.log import log
@@ -18,9 +19,9 @@ from smtpmail.mail.head import HeadReader, hops, message_id
 from smtpmail.mail.queued import Item, item_of
 from smtpmail.smtp import replies
 from smtpmail.smtp.replies import Refusal, Reply
-from smtpmail.spool.commit import commit
+from smtpmail.spool.commit import commit, commit_each, withdraw
 from smtpmail.spool.mailbox import Copy, MailboxBusy, MailboxDraft, Spool
-from smtpmail.spool.queue import QueueDraft, QueueStore
+from smtpmail.spool.queue import QueueStore
 
 MAX_HOPS = 50
 """A message with more Received fields than this loops (RFC 5321 6.3)."""
@@ -106,38 +107,41 @@ class Incoming:
         Raises OSError, Refusal: then nothing of it is anywhere.
         """
         accept, envelope = self._accept, self._envelope
-        received = fields.received(envelope, accept.hostname, self._arrived).encode()
-        local: list[MailboxDraft] = []
-        queued: list[QueueDraft] = []
-        try:
-            local = accept.spool.prepare(self._body, self._copies(received + self._head.head))
-            if envelope.remote:
-                item = self._item(size, received)
-                queued = [accept.queue.prepare(self._body, item, received + self._head.head)]
-            commit([*queued, *local])
-        finally:
-            for draft in (*local, *queued):
-                draft.close()
-        self._tell(size, local, queued)
+        head = self._head.head
+        added = fields.received(envelope, accept.hostname, self._arrived).encode() + fields.separator(head)
+        local = accept.spool.prepare(self._body, self._copies(added + head))
+        commit_each(local)
+        late = {draft.user: draft.error for draft in local if draft.error is not None}
+        if late and len(late) == len(local) and not envelope.remote:
+            raise next(iter(late.values()))
+        item = self._item(late, size, added) if late or envelope.remote else None
+        if item is not None:
+            try:
+                commit([accept.queue.prepare(self._body, item, added + head)])
+            except OSError:
+                withdraw(local)
+                raise
+        self._tell(size, local, item)
 
     def _copies(self, header: bytes) -> list[Copy]:
         """One for each mailbox, whatever the number of recipients that lead there."""
-        sender = self._envelope.sender
+        sender = str(self._envelope.sender)
         return [
-            Copy(user, fields.final_delivery(sender, recipients).encode() + header)
+            Copy(user, fields.final_delivery(sender, [str(r.address) for r in recipients]).encode() + header)
             for user, recipients in self._envelope.mailboxes.items()
         ]
 
-    def _item(self, size: int, received: bytes) -> Item:
+    def _item(self, late: Iterable[str], size: int, added: bytes) -> Item:
         return item_of(
             self._envelope,
-            size + len(received) + received.count(b"\n"),
-            eightbit=self._eightbit or not received.isascii(),
-            utf8_header=not (self._head.head.isascii() and received.isascii()),
+            late,
+            size + len(added) + added.count(b"\n"),
+            eightbit=self._eightbit or not added.isascii(),
+            utf8_header=not (self._head.head.isascii() and added.isascii()),
             now=self._arrived,
         )
 
-    def _tell(self, size: int, local: Sequence[MailboxDraft], queued: Sequence[QueueDraft]) -> None:
+    def _tell(self, size: int, local: Sequence[MailboxDraft], item: Item | None) -> None:
         """The log, and whoever waits for new messages."""
         envelope = self._envelope
         peer = envelope.peer
@@ -154,10 +158,13 @@ class Incoming:
             message_id=message_id(self._head.head),
         )
         for draft in local:
-            log.info("message.stored", id=envelope.id, user=draft.user, number=draft.number)
-        for waiting in queued:
-            log.info("message.queued", id=envelope.id, recipients=[r.address for r in waiting.item.recipients])
-        self._accept.announce(Accepted(envelope, self._head.head, queued[0].item if queued else None))
+            if draft.error is None:
+                log.info("message.stored", id=envelope.id, user=draft.user, number=draft.number)
+            else:
+                log.error("message.late", id=envelope.id, user=draft.user, error=str(draft.error))
+        if item is not None:
+            log.info("message.queued", id=envelope.id, recipients=[r.address for r in item.recipients])
+        self._accept.announce(Accepted(envelope, self._head.head, item))
 
     def close(self) -> None:
         """Frees what the message held; without a commit it is gone."""

@@ -68,10 +68,11 @@ class Bouncer:
     def delivered(self, accepted: Accepted) -> None:
         """Tells of delivery into mailboxes where NOTIFY asked for it (RFC 3461 5.2.3); raises nothing."""
         envelope = accepted.envelope
+        late = {r.address for r in accepted.queued.recipients if r.user} if accepted.queued else set()
         fates = [
             Fate(str(r.address), r.orcpt, "2.0.0", "delivered")
             for r in envelope.recipients
-            if r.is_local and notification.wanted(Kind.SUCCESS, r.notify)
+            if r.is_local and str(r.address) not in late and notification.wanted(Kind.SUCCESS, r.notify)
         ]
         if not fates:
             return

@@ -25,10 +25,12 @@ from smtpmail.inbound.sockets import SMTP_KINDS, open_sockets, receives
 from smtpmail.inbound.workers import STACK_SIZE
 from smtpmail.log import log
 from smtpmail.mail.queued import Item
+from smtpmail.outbound.mailboxes import Mailboxes
 from smtpmail.settings.config import Config
 from smtpmail.settings.finding import Finding
+from smtpmail.settings.values import ConfigError
 from smtpmail.spool.mailbox import Spool
-from smtpmail.spool.queue import QueueStore
+from smtpmail.spool.queue import QueueError, QueueStore
 from smtpmail.wiring import MailSystem
 
 if TYPE_CHECKING:
@@ -48,7 +50,10 @@ class Server:
         self._children: list[int] = []
 
     def run(self) -> bool:
-        """Serves until SIGTERM or SIGINT; returns whether all went well. Raises ConfigError for want of a socket."""
+        """Serves until SIGTERM or SIGINT; returns whether all went well.
+
+        Raises ConfigError for want of a socket, or when the queue has another server.
+        """
         config = self._config
         processes = config.processes
         os.umask(0o077)
@@ -57,6 +62,10 @@ class Server:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         # Before there are threads and children: in all of them, signals wait until they are asked for.
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            self._queue.claim()
+        except QueueError as error:
+            raise ConfigError(f"--queue: {error}") from None
         opened = open_sockets(config)
         sockets = [(kind, sock) for kind, sock in opened if kind in SMTP_KINDS]
         door_sockets = [(kind, sock) for kind, sock in opened if kind not in SMTP_KINDS]
@@ -95,7 +104,7 @@ class Server:
         system = MailSystem(config, self._runner.submit)
         front = self._front(system, sockets, Admission(config, counts, 0))
         doors = system.doors(door_sockets, partial(Admission, config, reading, 0))
-        self._runner.start(wake_socket, system.bouncer)
+        self._runner.start(wake_socket, system.bouncer, Mailboxes(system.spool))
         log.info(
             "server.started",
             version=__version__,
@@ -166,7 +175,7 @@ class Server:
             os._exit(0)
 
     def _front(self, system: MailSystem, sockets: Sequence[tuple[str, socket.socket]], admission: Admission) -> Front:
-        routes = {kind: router.routes for kind, router in system.routers.items()}
+        routes = {kind: partial(system.routes, kind) for kind in system.routers}
         return Front(self._config, sockets, admission, system.accept, routes)
 
     # -- the other processes

@@ -8,17 +8,20 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from smtpmail.accept import Accept, Accepted
+from smtpmail.accept import Accept, Accepted, reply_to
 from smtpmail.bouncer import Bouncer
 from smtpmail.dns.resolver import Resolver
 from smtpmail.log import log
+from smtpmail.mail.address import Address
 from smtpmail.mail.queued import Item
+from smtpmail.mail.route import Local, Route
 from smtpmail.network import IPAddress, is_own_address
 from smtpmail.outbound.client import Credentials, Timeouts
 from smtpmail.outbound.courier import Courier
 from smtpmail.outbound.destinations import Destinations
 from smtpmail.outbound.runner import Runner
 from smtpmail.settings.config import Config
+from smtpmail.smtp.replies import Refusal
 from smtpmail.spool.mailbox import Spool
 from smtpmail.spool.queue import QueueStore
 from smtpmail.users.routing import Router
@@ -79,6 +82,20 @@ class MailSystem:
         from smtpmail.inbound.doors import Doors  # noqa: PLC0415
 
         return Doors(self.config, sockets, admission(), self.spool, self.is_user, self.gatekeeper)
+
+    def routes(self, listener: str, address: Address) -> tuple[Route, ...]:
+        """The ways of mail for an address that comes in through a kind of listener. Raises Refusal.
+
+        Also when no mailbox could take it: better known now than for all recipients together.
+        """
+        routes = self.routers[listener].routes(address)
+        errors = [self.spool.can_deliver(route.user) if isinstance(route, Local) else None for route in routes]
+        broken = [error for error in errors if error is not None]
+        for error in broken:
+            log.error("mailbox.unavailable", recipient=str(address), error=str(error))
+        if broken and len(broken) == len(routes):
+            raise Refusal(reply_to(broken[0]))
+        return routes
 
     def read_users(self) -> None:
         """Reads the users again; what can't be read is said in the log."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from email.utils import formatdate
 from functools import lru_cache
 
-from smtpmail.mail.address import Address, literal
-from smtpmail.mail.envelope import Envelope, Recipient
+from smtpmail.mail.address import literal
+from smtpmail.mail.envelope import Envelope
 
 
 @lru_cache(maxsize=4)
@@ -42,6 +44,17 @@ def received(envelope: Envelope, hostname: str, now: float) -> str:
     )
 
 
-def final_delivery(sender: Address, recipients: list[Recipient]) -> str:
+_FIELD = re.compile(rb"[!-9;-~]+[ \t]*:")
+
+
+def separator(content: bytes) -> bytes:
+    """What must stand between fields of ours and content that begins so (LF line ends): nothing, or an empty line.
+
+    A first line that is no field (RFC 5322 2.2; blank at its start, `From `, plain text) would become a part of ours.
+    """
+    return b"" if not content or content.startswith(b"\n") or _FIELD.match(content) else b"\n"
+
+
+def final_delivery(sender: str, recipients: Iterable[str]) -> str:
     """What final delivery puts before the Received field (RFC 5321 4.4: Return-Path; Delivered-To, Postfix)."""
-    return f"Return-Path: <{sender}>\n" + "".join(f"Delivered-To: {r.address}\n" for r in recipients)
+    return f"Return-Path: <{sender}>\n" + "".join(f"Delivered-To: {recipient}\n" for recipient in recipients)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +17,13 @@ DELIVERED, FAILED, DEFERRED = "delivered", "failed", "deferred"
 
 @dataclass(slots=True)
 class QueuedRecipient:
-    """One recipient elsewhere."""
+    """One recipient elsewhere, or one whose mailbox here could not take the message when it came."""
 
     address: str
     notify: tuple[str, ...] = ()
     orcpt: str | None = None
+    user: str | None = None
+    """The local user whose mailbox it is; None for a recipient elsewhere."""
     state: str = DEFERRED
     """DEFERRED until it is DELIVERED or FAILED."""
     reply: str = ""
@@ -106,7 +109,7 @@ _ENVELOPE_TYPES: dict[str, tuple[type, ...]] = {
 }  # fmt: skip
 
 
-_RECIPIENT_TYPES: dict[str, tuple[type, ...]] = {"address": (str,), "notify": (list,), "orcpt": _TEXT}
+_RECIPIENT_TYPES: dict[str, tuple[type, ...]] = {"address": (str,), "notify": (list,), "orcpt": _TEXT, "user": _TEXT}
 
 
 _LOG_TYPES: dict[str, tuple[type, ...]] = {
@@ -139,7 +142,10 @@ def _decode_json(text: bytes) -> Any:
 def encode_envelope(item: Item) -> bytes:
     """The first line of a queue file."""
     fields: dict[str, Any] = {key: getattr(item, key) for key in _ENVELOPE_TYPES}
-    fields["recipients"] = [{"address": r.address, "notify": list(r.notify), "orcpt": r.orcpt} for r in item.recipients]
+    fields["recipients"] = [
+        {"address": r.address, "notify": list(r.notify), "orcpt": r.orcpt} | ({"user": r.user} if r.user else {})
+        for r in item.recipients
+    ]
     return json.dumps(fields).encode() + b"\n"
 
 
@@ -157,7 +163,7 @@ def decode_envelope(line: bytes) -> Item:
         if "address" not in recipient:
             raise ValueError("not an envelope: a recipient without an address")
         notify = tuple(str(word) for word in recipient.get("notify", ()))
-        recipients.append(QueuedRecipient(recipient["address"], notify, recipient.get("orcpt")))
+        recipients.append(QueuedRecipient(recipient["address"], notify, recipient.get("orcpt"), recipient.get("user")))
     return Item(
         recipients=recipients,
         content_offset=len(line),
@@ -172,10 +178,15 @@ def replay(item: Item, log: bytes) -> None:
             item.apply(_decode_json(line))
 
 
-def item_of(envelope: Envelope, size: int, *, eightbit: bool, utf8_header: bool, now: float) -> Item:
-    """The queue's view of a transaction: its recipients elsewhere."""
+def item_of(
+    envelope: Envelope, late: Iterable[str], size: int, *, eightbit: bool, utf8_header: bool, now: float
+) -> Item:
+    """The queue's view of a transaction: its recipients elsewhere, and the users `late` whose mailboxes failed."""
     remote = envelope.remote
     recipients = [QueuedRecipient(str(address), r.notify, r.orcpt) for r, address in remote]
+    recipients += [
+        QueuedRecipient(str(r.address), r.notify, r.orcpt, user) for user in late for r in envelope.mailboxes[user]
+    ]
     needs_utf8 = envelope.smtputf8 and (
         utf8_header or not envelope.sender.is_ascii or any(not address.local.isascii() for _, address in remote)
     )

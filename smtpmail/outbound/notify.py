@@ -27,7 +27,7 @@ def notify(
         text = content.read(FULL_LIMIT)
     original = Original(item.id, item.sender, item.arrived, item.envid, full=full, text=text)
     fates = [
-        Fate(r.address, r.orcpt, r.status, r.reply, r.mx, relayed=r.state == DELIVERED)
+        Fate(r.address, r.orcpt, r.status, r.reply, r.mx, relayed=r.state == DELIVERED and r.user is None)
         for r in (item.recipients[n] for n in recipients)
     ]
     bouncer.send(kind, original, fates, requiretls=item.requiretls, until=item.arrived + policy.lifetime)

@@ -23,6 +23,7 @@ from smtpmail.mail.text import rfc3339
 from smtpmail.outbound.clock import Clock
 from smtpmail.outbound.courier import Courier
 from smtpmail.outbound.kept import Kept
+from smtpmail.outbound.mailboxes import Mailboxes
 from smtpmail.outbound.notify import Bouncer, notify
 from smtpmail.outbound.outcome import Finality, Outcome
 from smtpmail.outbound.staff import Staff, Trip
@@ -99,9 +100,10 @@ class Runner:
 
     # -- what the outside calls
 
-    def start(self, wake_socket: socket.socket, bouncer: Bouncer) -> None:
+    def start(self, wake_socket: socket.socket, bouncer: Bouncer, mailboxes: Mailboxes) -> None:
         """Takes up what is on disk, and begins; `bouncer` tells senders what became of their mail."""
         self._bouncer = bouncer
+        self._mailboxes = mailboxes
         now = self._clock.now()
         items = []
         for id_ in self._store.ids():
@@ -267,14 +269,20 @@ class Runner:
         Returns the attempt when only its end is left: a sender to be told, or the removal before which a crash came.
         """
         groups: dict[str, list[int]] = {}
+        mailboxes: dict[str, list[int]] = {}
         for number in item.pending:
-            name = self._courier.destination(item.recipients[number].address)
-            groups.setdefault(name, []).append(number)
+            recipient = item.recipients[number]
+            if recipient.user is not None:
+                mailboxes.setdefault(f"mailbox {recipient.user}", []).append(number)
+            else:
+                groups.setdefault(self._courier.destination(recipient.address), []).append(number)
         jobs = [
             (name, _Job(item, list(numbers[start : start + RECIPIENTS_AT_ONCE])))
             for name, numbers in groups.items()
             for start in range(0, len(numbers), RECIPIENTS_AT_ONCE)
         ]
+        # A mailbox gets one copy, whatever the number of recipients that lead there.
+        jobs += [(name, _Job(item, numbers)) for name, numbers in mailboxes.items()]
         if not self._attempts:
             self._timer.notify()
         attempt = self._attempts[item.id] = _Attempt(item, len(jobs))
@@ -286,9 +294,14 @@ class Runner:
         """Does a job; raises nothing."""
         try:
             with self._store.open_content(job.item) as content:
-                outcomes = self._courier.deliver(
-                    kept, job.item, job.recipients, content, lambda said: self._hear_word(job, said), hurried=hurried
-                )
+                user = job.item.recipients[job.recipients[0]].user
+                if user is not None:
+                    outcomes = self._mailboxes.deliver(user, job.item, job.recipients, content)
+                else:
+                    outcomes = self._courier.deliver(
+                        kept, job.item, job.recipients, content, lambda said: self._hear_word(job, said),
+                        hurried=hurried,
+                    )  # fmt: skip
         except FileNotFoundError:
             outcomes = {}  # removed by hand
         except Exception as error:

@@ -2,11 +2,47 @@
 
 from __future__ import annotations
 
+import os
+from typing import Protocol
+
 from smtpmail.spool.files import NewFile, copy_content, write_all
 from smtpmail.spool.folder import Folder
 
 MEMORY_LIMIT = 128 * 1024
 """Octets kept in memory; more goes to disk as it comes, so that a large message costs no memory."""
+
+
+class Source(Protocol):
+    """A whole content, of which files can be made."""
+
+    @property
+    def size(self) -> int:
+        """Octets."""
+
+    def make_file(self, folder_fd: int, scratch: str, header: bytes) -> NewFile:
+        """A file of `header` and the content in an open folder; the caller closes it. Raises OSError."""
+
+
+class StoredContent:
+    """What stands in an open file from `offset` on."""
+
+    __slots__ = ("_fd", "_offset", "size")
+
+    def __init__(self, fd: int, offset: int) -> None:
+        self._fd = fd
+        self._offset = offset
+        self.size = os.fstat(fd).st_size - offset
+
+    def make_file(self, folder_fd: int, scratch: str, header: bytes) -> NewFile:
+        """See Source."""
+        file = NewFile(folder_fd, scratch)
+        try:
+            write_all(file.fd, [header])
+            copy_content(self._fd, self._offset, self.size, file.fd)
+        except BaseException:
+            file.close()
+            raise
+        return file
 
 
 class Content:
@@ -42,7 +78,7 @@ class Content:
             self._buffer = bytearray()
 
     def make_file(self, folder_fd: int, scratch: str, header: bytes) -> NewFile:
-        """A file of `header` and the content in an open folder; the caller closes it. Raises OSError."""
+        """See Source."""
         file = NewFile(folder_fd, scratch)
         try:
             if self._file is None:

@@ -40,11 +40,11 @@ class Folder:
             return False
         return os.path.samestat(there, os.fstat(self.fd))
 
-    def open_file(self, name: str, flags: int, mode: int = 0o660) -> int:
-        """A descriptor of a regular file that has no other name. Raises OSError with the whole path.
+    def open_file(self, name: str, flags: int, mode: int = 0o660, *, other_names: bool = False) -> int:
+        """A descriptor of a regular file. Raises OSError with the whole path.
 
-        One name, for a hard link may lead to what belongs to somebody else. Who owns it does not matter: a mail reader
-        that renames a new file over the old one makes it its user's.
+        Without `other_names` it has one name only, for a hard link may lead to what belongs to somebody else. Who owns
+        it does not matter: a mail reader that renames a new file over the old one makes it its user's.
         """
         path = os.path.join(self.path, name)
         try:
@@ -53,7 +53,7 @@ class Folder:
             why = "is a link" if error.errno == errno.ELOOP else error.strerror
             raise OSError(error.errno, why, path) from None
         try:
-            _check_plain(os.fstat(fd), path)
+            _check_plain(os.fstat(fd), path, other_names=other_names)
         except OSError:
             os.close(fd)
             raise
@@ -83,10 +83,10 @@ class Folder:
             return False
 
 
-def _check_plain(status: os.stat_result, path: str) -> None:
+def _check_plain(status: os.stat_result, path: str, *, other_names: bool = False) -> None:
     if stat.S_ISLNK(status.st_mode):
         raise OSError(errno.ELOOP, "is a link", path)
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "is no regular file", path)
-    if status.st_nlink > 1:
+    if status.st_nlink > 1 and not other_names:
         raise OSError(errno.EINVAL, "has other names, too", path)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from smtpmail.log import log
 from smtpmail.spool.commit import Draft
-from smtpmail.spool.content import Content
+from smtpmail.spool.content import Content, Source
 from smtpmail.spool.files import NewFile, clear_scratch, free_octets, sync_folder
 from smtpmail.spool.folder import Folder
 from smtpmail.spool.lock import LOCK, MAX_NUMBER, MailboxBusy, highest_number, locked, note_number, noted_number
@@ -37,6 +37,8 @@ REPAIR_PATIENCE = 1.0
 
 MAILBOXES_KEPT = 64
 """So many mailboxes keep files in stock."""
+
+WELL_SECONDS = 1.0
 
 TAKEN = 32
 """So many numbers that other programs have taken are tried one by one."""
@@ -60,7 +62,7 @@ class MailboxDraft(Draft):
 
     __slots__ = ("_content", "_header", "_scratch", "_status_is_durable", "mailbox", "number", "status", "user")
 
-    def __init__(self, mailbox: Mailbox, content: Content, copy: Copy, scratch: str) -> None:
+    def __init__(self, mailbox: Mailbox, content: Source, copy: Copy, scratch: str) -> None:
         super().__init__(mailbox)
         self.mailbox = mailbox
         self.user = copy.user
@@ -265,6 +267,7 @@ class Spool:
         self.path = os.path.abspath(path)
         self._scratch = os.path.join(self.path, SCRATCH)
         self._mutex = threading.Lock()
+        self._well: dict[str, float] = {}
         self._mailboxes: weakref.WeakValueDictionary[str, Mailbox] = weakref.WeakValueDictionary()
         self._recent: OrderedDict[str, Mailbox] = OrderedDict()
 
@@ -292,7 +295,7 @@ class Spool:
         """Begins the content of a message for mailboxes."""
         return Content(self.path, self._scratch)
 
-    def prepare(self, content: Content, copies: Sequence[Copy]) -> list[MailboxDraft]:
+    def prepare(self, content: Source, copies: Sequence[Copy]) -> list[MailboxDraft]:
         """Copies of a message for mailboxes; commit.commit writes them and puts them there.
 
         Raises OSError (EFBIG) when all of them take more than MAX_STORED.
@@ -303,11 +306,20 @@ class Spool:
         return [MailboxDraft(self.mailbox(copy.user), content, copy, self._scratch) for copy in copies]
 
     def can_deliver(self, user: str) -> OSError | None:
-        """Why no message can be put into a mailbox now, as far as a look tells that is cheap and waits for nothing."""
+        """Why no message can be put into a mailbox now, as far as a look tells that is cheap and waits for nothing.
+
+        What was found well stays so for a second.
+        """
+        now = time.monotonic()
+        if now - self._well.get(user, -WELL_SECONDS) < WELL_SECONDS:
+            return None
         try:
             self.mailbox(user).check()
         except OSError as error:
             return error
+        if len(self._well) >= MAILBOXES_KEPT:
+            self._well.clear()
+        self._well[user] = now
         return None
 
     def free_octets(self) -> int:

@@ -8,8 +8,11 @@ attempt. A line that a crash cut short counts for nothing. See docs/formats.md.
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -23,6 +26,12 @@ from smtpmail.spool.files import clear_scratch, sync_folder, write_all
 from smtpmail.spool.folder import Folder
 
 SCRATCH = ".new"
+SERVER = ".server"
+"""What the running server locks; it holds the server's process id and host."""
+
+_ID = re.compile(r"[0-9a-f]{19,}")
+"""What new_id gives."""
+
 WAKE = ".wake"
 """A datagram socket: names of messages that have changed on disk."""
 
@@ -96,21 +105,36 @@ class QueueStore:
 
     def ids(self) -> list[str]:
         """The messages there are, oldest first."""
-        with contextlib.suppress(FileNotFoundError):
-            return sorted(n for n in os.listdir(self.path) if not n.startswith(".") and not n.endswith(".log"))
-        return []
+        return sorted(self.versions())
+
+    def versions(self) -> dict[str, int]:
+        """The messages there are, and for each a number that changes with its log. No other name is a message."""
+        messages: set[str] = set()
+        changed: dict[str, int] = {}
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.path) as entries:
+            for entry in entries:
+                id_, dot, rest = entry.name.partition(".")
+                if not _ID.fullmatch(id_):
+                    continue
+                if not dot:
+                    messages.add(id_)
+                elif rest == "log":
+                    with contextlib.suppress(FileNotFoundError):
+                        changed[id_] = entry.stat(follow_symlinks=False).st_mtime_ns
+        return {id_: changed.get(id_, 0) for id_ in messages}
 
     def load(self, id_: str) -> Item:
         """A message's envelope and what its log says. Raises QueueError when it is not there or can't be read."""
         try:
             with self._open(id_) as file:
                 item = decode_envelope(file.readline())
-            with contextlib.suppress(FileNotFoundError), open(self._log(id_), "rb") as log:
+            with contextlib.suppress(FileNotFoundError), self._open(id_, ".log") as log:
                 replay(item, log.read())
         except FileNotFoundError:
             raise QueueError(f"there is no message {id_} in the queue {self.path}") from None
         except (OSError, ValueError) as error:
-            raise QueueError(f"the queue file {os.path.join(self.path, id_)} can't be read: {error}") from None
+            why = error.strerror or error if isinstance(error, OSError) else error
+            raise QueueError(f"the queue file {os.path.join(self.path, id_)} can't be read: {why}") from None
         if item.id != id_:
             raise QueueError(f"the queue file {os.path.join(self.path, id_)} says it is {item.id}")
         return item
@@ -135,28 +159,28 @@ class QueueStore:
         """
         now = round(time.time(), 3)
         data = b"".join(json.dumps({"time": now, **entry}).encode() + b"\n" for entry in entries)
-        if not os.path.exists(os.path.join(self.path, item.id)):
-            return
-        new = not os.path.exists(self._log(item.id))
-        fd = os.open(self._log(item.id), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o660)
+        folder = self.open_folder()
         try:
-            end = os.lseek(fd, 0, os.SEEK_END)
-            # A line that a crash cut short must not swallow this one.
-            if end and not self._ends_line(item.id):
-                data = b"\n" + data
-            write_all(fd, [data])
-            os.fsync(fd)
+            if not folder.exists(item.id):
+                return
+            name = f"{item.id}.log"
+            new = not folder.exists(name)
+            fd = folder.open_file(name, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+            try:
+                end = os.lseek(fd, 0, os.SEEK_END)
+                # A line that a crash cut short must not swallow this one.
+                if end and os.pread(fd, 1, end - 1) != b"\n":
+                    data = b"\n" + data
+                write_all(fd, [data])
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            if new:
+                os.fsync(folder.fd)
         finally:
-            os.close(fd)
-        if new:
-            sync_folder(self.path)
+            folder.close()
         for entry in entries:
             item.apply(entry)
-
-    def _ends_line(self, id_: str) -> bool:
-        with open(self._log(id_), "rb") as log:
-            log.seek(-1, os.SEEK_END)
-            return log.read() == b"\n"
 
     def remove(self, id_: str) -> None:
         """Forgets a message. The message first: a log alone means nothing, a message alone would be sent again."""
@@ -173,23 +197,51 @@ class QueueStore:
                 sync_folder(self.path)
 
     def repair(self) -> int:
-        """Removes what a crash left behind; returns how many files."""
+        """Removes what a crash left behind, if its name is one of ours; returns how many files. Raises OSError."""
         removed = clear_scratch(self.scratch)
-        for name in os.listdir(self.path):
-            if name.endswith(".log") and not os.path.exists(os.path.join(self.path, name.removesuffix(".log"))):
+        names = set(os.listdir(self.path))
+        for name in names:
+            id_ = name.removesuffix(".log")
+            if id_ != name and _ID.fullmatch(id_) and id_ not in names:
                 os.unlink(os.path.join(self.path, name))
                 removed += 1
         return removed
 
-    def _open(self, id_: str) -> IO[bytes]:
-        if not id_.isalnum():
+    def _open(self, id_: str, suffix: str = "") -> IO[bytes]:
+        if not id_.isalnum() or not id_.isascii():
             raise QueueError(f"{id_!r} is no id of a message")
-        return open(os.path.join(self.path, id_), "rb")
+        folder = self.open_folder()
+        try:
+            return os.fdopen(folder.open_file(id_ + suffix, os.O_RDONLY, other_names=True), "rb")
+        finally:
+            folder.close()
 
     def _log(self, id_: str) -> str:
         return os.path.join(self.path, f"{id_}.log")
 
     # -- the running server
+
+    def claim(self) -> None:
+        """Makes this process the only server of the queue as long as it lives. Raises QueueError naming the other."""
+        folder = self.open_folder()
+        try:
+            fd = folder.open_file(SERVER, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise QueueError(f"the queue can't be locked: {error}") from None
+        finally:
+            folder.close()
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(fd, 100, 0).decode("ascii", "replace").strip()
+            os.close(fd)
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise QueueError(f"the queue {self.path} can't be locked: {error.strerror}") from None
+            raise QueueError(f"another server works on the queue {self.path}: process {holder or 'unknown'}") from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        # Never closed: that would give up the lock. Children don't inherit it.
+        self._claim = fd
 
     def wake(self, id_: str) -> bool:
         """Tells the running server that a message has changed; returns whether there is a server."""

@@ -136,6 +136,24 @@ def test_port_in_use(servers: Servers, tmp_path: Path) -> None:
         assert client.deliver().code == 250
 
 
+def test_queue_in_use(servers: Servers, tmp_path: Path) -> None:
+    """The second server on a queue is refused with a line that names the first; commands are not."""
+    first = servers.start()
+    options = ["--spool", str(first.spool), "-s", "dom.fr", "--loopback", "127.0.0.1:0", "--no-network", *NO_RESOLVER]
+    ran = run(*options, "--port", "0")
+    assert_one_line(ran, "--queue", f"process {first.pid} on ", str(first.spool / ".queue"))
+    listed = subprocess.run(
+        [*program(), "queue", "list", "--spool", str(first.spool), "-s", "dom.fr"],
+        capture_output=True, text=True, timeout=60, check=False, env=clean_environment(),
+    )  # fmt: skip
+    assert listed.returncode == 0, listed.stderr
+    with first.client() as client:
+        client.ehlo()
+        assert client.deliver().code == 250
+    first.kill()
+    assert servers.start().stop() == 0, "and whoever was killed holds it no longer"
+
+
 def test_same_port_for_both_listeners(servers: Servers) -> None:
     """As with the defaults: who connects to 127.0.0.1 reaches the loopback listener, though all addresses have one."""
     with socket.socket() as probe:

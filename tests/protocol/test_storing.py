@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import re
+import shutil
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,8 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import require
 from support.client import Client, Closed
-from support.server import Server, Servers, read_mailbox
+from support.server import Server, Servers, read_mailbox, wait_until
 from support.spool import locked_by_another_process, visible, with_status
+from support.tls import Certificate
 
 
 def deliver_many(server: Server, count: int, threads: int, user: str = "bob") -> list[bytes]:
@@ -121,7 +125,9 @@ def test_cost_does_not_grow_with_the_mailbox(servers: Servers, tmp_path: Path) -
 def test_processes_and_threads_in_one_mailbox(servers: Servers, tmp_path: Path) -> None:
     """8 servers, each with 8 sessions at once, one spool, one mailbox: every message once, with its own number."""
     spool = tmp_path / "spool"
-    made = [servers.launch("--processes", "1", spool=spool) for _ in range(8)]
+    # A queue has one server, a mailbox may have many.
+    queues = [tmp_path / f"queue{n}" for n in range(8)]
+    made = [servers.launch("--processes", "1", "--queue", str(queue), spool=spool) for queue in queues]
     for server in made:
         server.wait_started()
     faults: list[str] = []
@@ -292,16 +298,131 @@ def test_large_files_forbidden(servers: Servers) -> None:
 def test_spool_that_became_unusable(servers: Servers) -> None:
     """Any other fault of the disk is 451 4.3.0, and the server lives on."""
     server = servers.start()
-    (server.spool / "bob").write_text("in the way")
     with server.client() as client:
         client.ehlo()
-        client.transaction("bob@dom.fr", "carol@dom.fr")
+        client.transaction("bob@dom.fr")
+        (server.spool / "bob").write_text("in the way")
         answer = client.data(b"x\r\n")
         assert (answer.code, answer.enhanced) == (451, "4.3.0")
-        assert server.messages("carol") == {}
         (server.spool / "bob").unlink()
         client.transaction("bob@dom.fr", "carol@dom.fr")
         assert client.data(b"x\r\n").code == 250
+
+
+# -- a mailbox that is broken, by its owner say
+
+
+def break_with_fifo(bob: Path) -> None:
+    (bob / ".mh_sequences").unlink()
+    os.mkfifo(bob / ".mh_sequences")
+
+
+def break_with_fifo_for_lock(bob: Path) -> None:
+    (bob / ".lock").unlink()
+    os.mkfifo(bob / ".lock")
+
+
+def break_with_link(bob: Path) -> None:
+    (bob / ".lock").unlink()
+    (bob / ".lock").symlink_to("../carol/.lock")
+
+
+def break_with_link_for_mailbox(bob: Path) -> None:
+    shutil.rmtree(bob)
+    bob.symlink_to("carol")
+
+
+@pytest.mark.parametrize(
+    "trick", [break_with_fifo, break_with_fifo_for_lock, break_with_link, break_with_link_for_mailbox]
+)
+def test_a_broken_mailbox_harms_nobody_else(servers: Servers, trick: Callable[[Path], None]) -> None:
+    """451 for its recipients, with the reason in the log; others get theirs; the server stops and starts again."""
+    server = servers.start()
+    with server.client() as client:
+        client.ehlo()
+        client.transaction("bob@dom.fr", "carol@dom.fr")
+        assert client.data(b"x\r\n").code == 250
+        trick(server.spool / "bob")
+        time.sleep(1.1)  # what was found well stays so for a second
+        client.expect("MAIL FROM:<a@b.test>", 250)
+        answer = client.command("RCPT TO:<bob@dom.fr>")
+        assert (answer.code, answer.enhanced) == (451, "4.3.0")
+        assert "bob" in server.wait_event("mailbox.unavailable", recipient="bob@dom.fr")["error"]
+        client.expect("RCPT TO:<carol@dom.fr>", 250)
+        assert client.data(b"x\r\n").code == 250
+    assert server.stop() == 0
+    again = servers.start()
+    with again.client() as client:
+        client.ehlo()
+        client.transaction("carol@dom.fr")
+        assert client.data(b"x\r\n").code == 250
+    assert sorted(again.messages("carol")) == [1, 2, 3]
+    assert again.events_named("session.error") == server.events_named("session.error") == []
+    assert again.stop() == 0
+    assert again.other_output == []
+
+
+def test_a_mailbox_that_breaks_meanwhile_gets_its_copy_later(servers: Servers) -> None:
+    """The sender is not bothered: the queue keeps what could not be stored."""
+    server = servers.start("--retry-schedule", "1s")
+    with server.client() as client:
+        client.ehlo()
+        client.transaction("bob+x@dom.fr", "bob+y@dom.fr", "carol@dom.fr")
+        (server.spool / "bob").write_text("in the way")
+        answer = client.data(b"Subject: late\r\n\r\nx\r\n")
+        assert answer.code == 250
+        id_ = answer.text.split()[-1]
+        assert len(server.messages("carol")) == 1
+        assert "bob" in server.wait_event("message.late", id=id_, user="bob")["error"]
+        server.wait_event("delivery.deferred", id=id_)
+        (server.spool / "bob").unlink()
+        server.wait_event("message.stored", id=id_, user="bob")
+    (message,) = server.messages("bob").values()
+    assert b"\nDelivered-To: bob+x@dom.fr\nDelivered-To: bob+y@dom.fr\nReceived: " in message
+    assert message.endswith(b"Subject: late\n\nx\n")
+    wait_until(lambda: not [p for p in (server.spool / ".queue").iterdir() if p.name[0] != "."])
+
+
+@pytest.mark.parametrize("verb", ["DATA", "BDAT"])
+@pytest.mark.parametrize("tls", [False, True], ids=["clear", "TLS"])
+def test_many_small_segments(servers: Servers, certificate: Certificate, verb: str, tls: bool) -> None:
+    """More pieces than the kernel takes at once, however they come."""
+    server = servers.start(*certificate.options)
+    content = b"Subject: x\r\n\r\n" + b"".join(b"%04d\r\n" % n for n in range(1000))
+    with server.client() as client:
+        if tls:
+            client.ehlo()
+            client.expect("STARTTLS", 220)
+            client.start_tls(certificate.client_context(), certificate.name)
+        client.ehlo()
+        client.transaction()
+        if verb == "DATA":
+            client.expect("DATA", 354)
+            for start in range(0, len(content), 5):
+                client.send(content[start : start + 5])
+            client.send(b".\r\n")
+        else:
+            pieces = [content[start : start + 5] for start in range(0, len(content), 5)]
+            for piece in pieces:
+                client.send(b"BDAT %d\r\n%s" % (len(piece), piece))
+            client.send(b"BDAT 0 LAST\r\n")
+            for _ in pieces:
+                assert client.read().code == 250
+        assert client.read().code == 250
+    (message,) = server.messages("bob").values()
+    assert message.endswith(content.replace(b"\r\n", b"\n"))
+
+
+def test_a_thousand_recipients_with_the_shipped_limits(servers: Servers) -> None:
+    """As the unit ships them: 16384 descriptors; here far fewer do."""
+    prlimit = require.tool("prlimit", "util-linux")
+    server = servers.start("--processes", "1", wrapper=[prlimit, "--nofile=200:200"])
+    users = [f"user{n}@dom.fr" for n in range(1000)]
+    with server.client(timeout=120) as client:
+        client.ehlo()
+        client.transaction(*users)
+        assert client.data(b"Subject: x\r\n\r\n" + b"x" * 200 + b"\r\n").code == 250
+    assert sum(1 for path in server.spool.glob("user*/1")) == 1000
 
 
 # -- any content

@@ -20,6 +20,7 @@ from smtpmail.outbound.client import Credentials, Timeouts
 from smtpmail.outbound.clock import Clock
 from smtpmail.outbound.courier import Courier
 from smtpmail.outbound.kept import Kept
+from smtpmail.outbound.mailboxes import Mailboxes
 from smtpmail.outbound.mailhost import MailHost, RoutingError
 from smtpmail.outbound.outcome import Outcome
 from smtpmail.outbound.runner import Runner
@@ -171,7 +172,7 @@ class Queue:
             self.runner.submit(accepted.queued)
 
     def start(self) -> None:
-        self.runner.start(self.store.listen(), self.bouncer)
+        self.runner.start(self.store.listen(), self.bouncer, Mailboxes(self.spool))
 
     def submit(self, message: Item, content: bytes = MESSAGE) -> Item:
         self.runner.submit(put(self.store, message, content))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import email
 import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from smtpmail.accept import MAX_HOPS, Accept, Accepted
+from smtpmail.accept import MAX_HOPS, Accept, Accepted, reply_to
 from smtpmail.mail.address import NULL_PATH, Address, parse_address
 from smtpmail.mail.envelope import Envelope, Peer, Recipient
 from smtpmail.mail.route import Local, Remote, Route
@@ -63,6 +65,7 @@ def to(*recipients: tuple[str, Route], sender: Address = ALICE, peer: Peer | Non
 
 
 BOB = ("bob@dom.fr", Local("bob"))
+CAROL = ("carol@dom.fr", Local("carol"))
 ANNA = ("anna@example.net", Remote(parse_address("anna@example.net")))
 
 
@@ -136,12 +139,85 @@ def test_hops(door: Door, count: int, taken: bool, step: int) -> None:
 
 def test_all_or_nothing(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     """The queue does not take it: so no mailbox has it."""
-    fail: Callable[..., None] = lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))  # noqa: E731
+    fail: Callable[..., None] = lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space"))  # noqa: E731
     monkeypatch.setattr(door.queue, "place", fail)
     with pytest.raises(OSError, match="No space"):
         door.take(to(BOB, ANNA), b"\nx\n")
     assert door.files("bob") == []
     assert door.announced == []
+
+
+def test_a_mailbox_that_fails_gets_it_later(door: Door) -> None:
+    """The others have it; what is left waits in the queue with its recipients."""
+    (door.path / "bob").write_text("in the way")
+    door.take(to(("bob+a@dom.fr", Local("bob")), CAROL, ("bob+b@dom.fr", Local("bob"))), b"Subject: x\n\nx\n")
+    assert door.files("carol") == ["1", "1.status"]
+    (announced,) = door.announced
+    assert announced.queued is not None
+    found = [(r.address, r.user) for r in announced.queued.recipients]
+    assert found == [("bob+a@dom.fr", "bob"), ("bob+b@dom.fr", "bob")]
+    assert door.queue.load(announced.queued.id).recipients == announced.queued.recipients
+    assert door.queued().startswith(b"Received: ") and door.queued().endswith(b"Subject: x\n\nx\n")
+
+
+def test_no_mailbox_can_take_it(door: Door) -> None:
+    """Then the sender keeps it."""
+    (door.path / "bob").write_text("in the way")
+    with pytest.raises(OSError, match="bob"):
+        door.take(to(BOB), b"Subject: x\n\nx\n")
+    assert door.queue.ids() == [] and door.announced == []
+
+
+def test_neither_a_mailbox_nor_the_queue(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in the other mailboxes is taken out again."""
+    (door.path / "bob").write_text("in the way")
+    fail: Callable[..., None] = lambda: (_ for _ in ()).throw(OSError(28, "No space"))  # noqa: E731
+    monkeypatch.setattr(door.queue, "open_folder", fail)
+    with pytest.raises(OSError, match="No space"):
+        door.take(to(BOB, CAROL), b"Subject: x\n\nx\n")
+    assert door.files("carol") == [] and door.announced == []
+
+
+def test_details_of_one_user_are_one_copy(door: Door) -> None:
+    """With the recipients in the order in which they were given."""
+    names = [f"bob+{n}@dom.fr" for n in range(200)]
+    door.take(to(*((name, Local("bob")) for name in names)), b"Subject: x\n\nx\n")
+    assert door.files("bob") == ["1", "1.status"]
+    lines = (door.path / "bob/1").read_text().split("\n")
+    assert lines[1:201] == [f"Delivered-To: {name}" for name in names]
+
+
+@pytest.mark.parametrize("content", [b"plain text\n", b" blank\n\nx\n", b"From alice Mon\nSubject: x\n\nx\n"])
+@pytest.mark.parametrize("step", [1, 10_000])
+def test_content_without_a_header(door: Door, content: bytes, step: int) -> None:
+    """An empty line keeps it apart, in a mailbox and in the queue; a parser finds all of it as the body."""
+    door.take(to(BOB, ANNA), content, step)
+    for stored in ((door.path / "bob/1").read_bytes(), door.queued()):
+        assert email.message_from_bytes(stored).get_payload() == content.decode()
+        assert stored.endswith(b"\n\n" + content)
+
+
+def test_a_thousand_mailboxes_within_few_descriptors(door: Door) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    users = [f"user{n}" for n in range(1000)]
+    envelope = to(*((f"{user}@dom.fr", Local(user)) for user in users))
+    in_use = max(map(int, os.listdir("/proc/self/fd")))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + 100, hard))
+        door.take(envelope, b"Subject: x\n\n" + b"x" * 200_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert all(door.files(user) == ["1", "1.status"] for user in users)
+    assert all((door.path / user / "1").stat().st_size > 200_000 for user in users)
+
+
+def test_too_much_for_one_transaction(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smtpmail.spool.mailbox.MAX_STORED", 10_000)
+    with pytest.raises(OSError, match="too much for one transaction") as caught:
+        door.take(to(BOB, CAROL), b"\n" + b"x" * 6000)
+    assert "452 4.3.1" in str(reply_to(caught.value))
+    assert door.files("bob") == []
+    door.take(to(BOB), b"\n" + b"x" * 20_000)
 
 
 def test_without_a_commit_nothing_is_left(door: Door) -> None:

@@ -73,17 +73,28 @@ def test_protocol(esmtp: bool, tls: str | None, utf8: bool, word: str) -> None:
 
 
 def test_delivery_header() -> None:
-    made = envelope(BOB)
     assert (
-        fields.final_delivery(made.sender, made.recipients)
+        fields.final_delivery("alice@example.org", ["bob@dom.fr"])
         == "Return-Path: <alice@example.org>\nDelivered-To: bob@dom.fr\n"
     )
 
 
 def test_delivery_header_of_a_bounce() -> None:
-    made = envelope(BOB)
-    made.sender = Address("", "")
-    assert fields.final_delivery(made.sender, made.recipients).startswith("Return-Path: <>\n")
+    assert fields.final_delivery("", ["bob@dom.fr"]).startswith("Return-Path: <>\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "separated"),
+    [
+        (b"", False), (b"\nbody\n", False), (b"Subject: x\n", False), (b"Subject : x\n", False), (b"X-1!:\n", False),
+        (b"subject:", False), (b":x\n", True), (b" Subject: x\n", True), (b"\tSubject: x\n", True), (b" \n", True),
+        (b"From alice Mon Nov 23 17:10:31 2026\nSubject: x\n", True), (b">From x: y\n", True), (b"plain\n", True),
+        (b"plain text: with a colon\n", True), (b"Subject\n: x\n", True), (b"\xc3\xb6: x\n", True), (b"\0\n", True),
+    ],
+)  # fmt: skip
+def test_content_that_begins_with_no_field(content: bytes, separated: bool) -> None:
+    """It must not become a part of our fields; what is a field or the empty line stays where it is."""
+    assert fields.separator(content) == (b"\n" if separated else b"")
 
 
 def test_ids_are_unique_and_sorted() -> None:

@@ -306,6 +306,24 @@ def test_named_before_it_is_submitted_it_is_still_sent_once(tmp_path: Path) -> N
     assert len(server.messages) == 1
 
 
+def test_a_mailbox_that_could_not_take_it(tmp_path: Path) -> None:
+    """Tried again until it can: one copy for all recipients that lead there, and nothing leaves for them."""
+    with FaultServer() as server, queue(tmp_path, Hosts(to(server, "one.test"))) as q:
+        (q.spool_path / "bob").write_text("in the way")
+        recipients = [QueuedRecipient(f"bob+{n}@dom.fr", user="bob") for n in range(150)]
+        q.submit(item(*recipients, QueuedRecipient("a@one.test")))
+        q.wait_for(lambda: server.accepted)
+        q.wait_for(lambda: all(i.attempts for i in q.store.load_all()))
+        (waiting,) = q.store.load_all()
+        assert "bob" in waiting.recipients[0].reply
+        (q.spool_path / "bob").unlink()
+        q.wait_empty()
+        (stored,) = q.mailbox("bob")
+    assert stored.startswith(b"Return-Path: <alice@dom.fr>\nDelivered-To: bob+0@dom.fr\nDelivered-To: bob+1@dom.fr\n")
+    assert stored.endswith(b"Delivered-To: bob+149@dom.fr\n" + MESSAGE)
+    assert [r for m in server.accepted for r in m.recipients] == ["a@one.test"]
+
+
 def test_what_is_on_disk_is_taken_up_at_start(tmp_path: Path) -> None:
     with FaultServer() as server, queue(tmp_path, Hosts(to(server, "one.test")), start=False) as q:
         new = put(q.store, item("a@one.test"))
@@ -318,8 +336,9 @@ def test_what_is_on_disk_is_taken_up_at_start(tmp_path: Path) -> None:
         held = put(q.store, item("f@one.test"))
         q.store.record(held, [{"hold": True}])
         (Path(q.store.path) / "junk").write_text("no message")
+        (Path(q.store.path) / ("0" * 19)).write_text("a broken one")
         q.start()
-        q.wait_for(lambda: set(q.store.ids()) == {later.id, held.id, "junk"})
+        q.wait_for(lambda: set(q.store.ids()) == {later.id, held.id, "0" * 19})
     assert sorted(r for m in server.accepted for r in m.recipients) == ["a@one.test", "c@one.test"]
     assert new.id not in q.store.ids()
 

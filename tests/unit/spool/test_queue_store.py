@@ -6,6 +6,8 @@ import contextlib
 import json
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -277,6 +279,82 @@ def test_foreign_files_are_left_alone(store: QueueStore) -> None:
     assert [m.id for m in store.load_all()] == [message.id]
     store.repair()
     assert (folder / "README").exists() and (folder / "subfolder").is_dir()
+
+
+@pytest.mark.parametrize("name", ["access.log", "mail.log", "0" * 18 + ".log", "x" * 19 + ".log", "0" * 19 + ".log.1"])
+def test_logs_of_others_stay(store: QueueStore, name: str) -> None:
+    """Whoever names /var/log as the queue loses nothing."""
+    (Path(store.path) / name).write_text("hello")
+    assert store.repair() == 0
+    assert (Path(store.path) / name).read_text() == "hello"
+    assert store.ids() == []
+
+
+@pytest.mark.parametrize("suffix", ["", ".log"])
+def test_a_link_is_not_followed(store: QueueStore, tmp_path: Path, suffix: str) -> None:
+    """Neither by the server nor by what an administrator calls as root."""
+    message = put(store, item())
+    victim = tmp_path.parent / f"{tmp_path.name}.victim"
+    victim.write_text("{}\n")
+    path = Path(store.path) / f"{message.id}{suffix}"
+    path.unlink(missing_ok=True)
+    path.symlink_to(victim)
+    with pytest.raises(QueueError, match="is a link"):
+        store.load(message.id)
+    if suffix:
+        with pytest.raises(OSError, match="is a link"):
+            store.record(message, [{"hold": True}])
+    assert victim.read_text() == "{}\n"
+
+
+@pytest.mark.parametrize("suffix", ["", ".log"])
+def test_a_fifo_holds_nobody(store: QueueStore, suffix: str) -> None:
+    message = put(store, item())
+    path = Path(store.path) / f"{message.id}{suffix}"
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    with pytest.raises(QueueError, match="is no regular file"):
+        store.load(message.id)
+
+
+# -- one server
+
+
+CLAIM = """
+import sys, time
+from smtpmail.spool.queue import QueueStore
+store = QueueStore(sys.argv[1])
+store.claim()
+print(flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_queue_has_one_server(store: QueueStore) -> None:
+    """Another process is refused with the name of the first, until that ends, however it ends."""
+    with subprocess.Popen([sys.executable, "-c", CLAIM, store.path], stdout=subprocess.PIPE) as first:
+        assert first.stdout is not None
+        first.stdout.readline()
+        with pytest.raises(QueueError, match=f"another server .* process {first.pid} on "):
+            store.claim()
+        first.kill()
+    store.claim()
+    assert int((Path(store.path) / ".server").read_text().split()[0]) == os.getpid()
+    assert store.ids() == [] and store.repair() == 0
+
+
+@pytest.mark.parametrize("planted", ["link", "fifo", "folder"])
+def test_a_claim_follows_nothing(store: QueueStore, tmp_path: Path, planted: str) -> None:
+    path = Path(store.path) / ".server"
+    if planted == "link":
+        path.symlink_to(tmp_path / "elsewhere")
+    elif planted == "fifo":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    with pytest.raises(QueueError, match="can't be locked"):
+        store.claim()
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_what_cannot_be_read(store: QueueStore) -> None:
