@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import socket
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -129,9 +130,16 @@ def courier(config: Config, receives: Callable[[IPAddress, int], bool]) -> Couri
         return Credentials(*config.read_smarthost_auth()) if config.smarthost_auth else None
 
     return Courier(
-        Destinations(Resolver(config.resolver), config.hostname, receives),
+        Destinations(
+            Resolver(config.resolver),
+            config.hostname,
+            receives,
+            family=config.address_family,
+            private=config.private_network,
+        ),
         config.hostname,
         Timeouts(config.connect_timeout, config.reply_timeout),
         config.smarthost,
         credentials,
+        sources={ipaddress.ip_address(address).version: address for address in config.bind_address},
     )

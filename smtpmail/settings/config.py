@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from smtpmail.mail.retry import RetryPolicy
+from smtpmail.network import IPNetwork
 from smtpmail.settings.machine import full_hostname, smarthost_credentials, tls_context
 from smtpmail.settings.setting import Setting, setting
 from smtpmail.settings.values import (
@@ -24,7 +25,9 @@ from smtpmail.settings.values import (
     read_duration,
     read_durations,
     read_host,
+    read_ip_address,
     read_loopback,
+    read_network,
     read_path,
     read_port,
     read_processes,
@@ -106,6 +109,18 @@ class Config:
         "--smarthost-auth", metavar="FILE", read=read_path, group="Relay",
         help="File with user:password for the smarthost; nobody but its owner may read it. "
         "It is sent only over TLS with a certificate that verifies.",
+    )  # fmt: skip
+    address_family: str = setting(
+        "--address-family", choices=("any", "ipv4", "ipv6"), default="any", group="Relay",
+        help="IP version that other servers are reached over; any: IPv6 first, then IPv4.",
+    )  # fmt: skip
+    bind_address: tuple[str, ...] = setting(
+        "--bind-address", metavar="ADDR", read=read_ip_address, repeatable=True, group="Relay",
+        help="Address of this host to connect from; repeatable, one for each IP version. Default: the system chooses.",
+    )  # fmt: skip
+    private_network: tuple[IPNetwork, ...] = setting(
+        "--private-network", metavar="NETWORK", read=read_network, repeatable=True, group="Relay",
+        help="Private network that notifications and forwarded mail may be delivered to; repeatable. Default: none.",
     )  # fmt: skip
     retry_schedule: tuple[float, ...] = setting(
         "--retry-schedule", metavar="TIMES", read=read_durations, default=RetryPolicy().schedule, group="Relay",

@@ -42,7 +42,7 @@ def _warning(subject: str, text: str, advice: str = "") -> Finding:
 
 def judge(config: Config, environment: Mapping[str, str]) -> Iterator[Finding]:
     """All errors and warnings. With sockets that systemd passes, addresses are not judged."""
-    for look in (_tls, _smarthost, _folders, _doors):
+    for look in (_tls, _smarthost, _outbound, _folders, _doors):
         try:
             yield from look(config)
         except ConfigError as error:
@@ -81,6 +81,19 @@ def _smarthost(config: Config) -> Iterator[Finding]:
             raise ConfigError("--smarthost-auth: there is no smarthost: give --smarthost too")
         config.read_smarthost_auth()
     yield from ()
+
+
+def _outbound(config: Config) -> Iterator[Finding]:
+    """Where connections to other servers come from."""
+    versions = [ipaddress.ip_address(address).version for address in config.bind_address]
+    if len(set(versions)) < len(versions):
+        raise ConfigError("--bind-address: one address for each IP version, no more")
+    wrong = {"ipv4": 6, "ipv6": 4}.get(config.address_family)
+    for address, version in zip(config.bind_address, versions, strict=True):
+        if version == wrong:
+            raise ConfigError(f"--bind-address: {address} is of no use with --address-family {config.address_family}")
+        if not is_own_address(ipaddress.ip_address(address)):
+            yield _error("--bind-address", f"{address} is no address of this host: nothing can be sent from it")
 
 
 def _folders(config: Config) -> Iterator[Finding]:

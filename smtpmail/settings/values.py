@@ -71,6 +71,22 @@ def read_address(text: str) -> Endpoint:
     return endpoint
 
 
+def read_ip_address(text: str) -> str:
+    """An IP address without a port."""
+    try:
+        return str(ipaddress.ip_address(text.removeprefix("[").removesuffix("]")))
+    except ValueError:
+        raise ValueError("must be an IP address") from None
+
+
+def read_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """A network, or one address."""
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError:
+        raise ValueError("must be a network, 10.1.0.0/16 or fd00:1::/32 for example") from None
+
+
 def read_loopback(text: str) -> Endpoint:
     """An address of this machine that the network cannot reach."""
     endpoint = read_address(text)

@@ -100,6 +100,10 @@ def test_a_spool_that_everybody_writes_to(spool: Path) -> None:
         ({"listen": ("192.0.2.77",)}, [("error", "--listen")]),
         ({"tls_key": "/k"}, [("error", "--tls-key")]),
         ({"smarthost_auth": "/k"}, [("error", "--smarthost-auth")]),
+        ({"bind_address": ("127.0.0.1", "127.0.0.2")}, [("error", "--bind-address")]),
+        ({"bind_address": ("192.0.2.77",)}, [("error", "--bind-address")]),
+        ({"bind_address": ("::1",), "address_family": "ipv4"}, [("error", "--bind-address")]),
+        ({"bind_address": ("127.0.0.1",), "address_family": "ipv4"}, []),
     ],
 )
 def test_what_does_not_go_together(spool: Path, options: dict[str, object], expected: list[tuple[str, str]]) -> None:
