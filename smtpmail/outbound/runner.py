@@ -11,7 +11,7 @@ import heapq
 import itertools
 import socket
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -61,6 +61,7 @@ class _Attempt:
     deferred: dict[int, Outcome] = field(default_factory=dict)
     touched: bool = False
     """Somebody changed it on disk meanwhile: look again afterwards."""
+    writing: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Runner:
@@ -141,8 +142,11 @@ class Runner:
         with contextlib.suppress(OSError):
             self._store.flush()
 
-    def look_at(self, id_: str) -> None:
-        """Reads a message from disk and does what its state asks for. Raises nothing: time must go on."""
+    def look_at(self, id_: str, *, due: bool = False) -> None:
+        """Reads a message from disk and does what its state asks for. Raises nothing: time must go on.
+
+        `due`: it has waited for as long as it had to.
+        """
         with self._lock:
             if self._stopping:
                 return
@@ -165,7 +169,7 @@ class Runner:
                     if retry:
                         self._schedule(id_, self._policy.schedule[0])
                     elif item is not None:
-                        ending = self._decide(item)
+                        ending = self._decide(item, due=due)
         if ending is not None:
             self._end(ending)
 
@@ -189,10 +193,10 @@ class Runner:
                     self._clock.wait(self._timer, min(pause, FLUSH_SECONDS) if busy else pause)
                 if self._stopping:
                     return
-            if scan:
-                ready += self._scan(now)
-            for id_ in ready:
+            for id_ in self._scan(now) if scan else ():
                 self.look_at(id_)
+            for id_ in ready:
+                self.look_at(id_, due=True)
             self._staff.look()
             with contextlib.suppress(OSError):
                 self._store.flush()
@@ -250,15 +254,16 @@ class Runner:
                 item.apply(entry)
         return item, False
 
-    def _decide(self, item: Item) -> _Attempt | None:
+    def _decide(self, item: Item, *, due: bool) -> _Attempt | None:
         """See `_begin`. With the lock held."""
         if item.hold or self._stopping:
             return None
         now = self._clock.now()
-        due = self._policy.capped(item.next_attempt, now)
-        if due <= now:
+        at = self._policy.capped(item.next_attempt, now)
+        # A time that no wait can lead to is from a clock that was wrong.
+        if at <= now or (due and at < item.next_attempt):
             return self._begin(item)
-        self._schedule(item.id, due - now)
+        self._schedule(item.id, at - now)
         return None
 
     # -- an attempt
@@ -376,12 +381,13 @@ class Runner:
             job = _Job(item, list(deferred))
             self._hear_word(job, {n: o.expired() for n, o in deferred.items()})
             deferred = {}
-        entries = self._tell_senders(item)
+        entries: list[Entry] = self._tell_senders(item)
         if not item.pending and not item.untold:
             try:
                 self._store.remove(item.id)
             except OSError as error:
                 log.error("queue.record_failed", id=item.id, error=str(error))
+                entries = [self._known(item, n) for n in range(len(item.recipients))]
             else:
                 with self._lock:
                     self._unwritten.pop(item.id, None)
@@ -414,20 +420,37 @@ class Runner:
             entry["tell"] = wanted(kind, item.recipients[number].notify)
         return entry
 
-    def _write(self, item: Item, entries: Iterable[Entry]) -> None:
-        """Writes lines to a message's log, after those that the disk did not take before; else they are kept."""
-        with self._lock:
-            lines = [*self._unwritten.pop(item.id, ()), *entries]
-            for entry in lines:
-                item.apply(entry)
-        if not lines:
-            return
-        try:
-            self._store.record(item, lines)
-        except OSError as error:
-            log.error("queue.record_failed", id=item.id, error=str(error))
+    @staticmethod
+    def _known(item: Item, number: int) -> Entry:
+        """What is known of a recipient."""
+        r = item.recipients[number]
+        entry = {"recipient": number, "state": r.state, "status": r.status, "reply": r.reply, "mx": r.mx}
+        return {**entry, "tell": True} if r.tell else entry
+
+    def _write(self, item: Item, entries: Sequence[Entry]) -> None:
+        """Takes in what was said, and writes it down together with what the disk did not take before.
+
+        What it does not take now is kept. One thread at a time writes about a message: the last line counts.
+        """
+        with self._attempts[item.id].writing:
             with self._lock:
-                self._unwritten[item.id] = [*lines, *self._unwritten.get(item.id, ())]
+                for entry in entries:
+                    item.apply(entry)
+                before = {e["recipient"] for e in self._unwritten.pop(item.id, ()) if "recipient" in e}
+                new = {e.get("recipient") for e in entries}
+                lines = [*(self._known(item, n) for n in sorted(before - new)), *entries]
+                if before and None not in new and item.attempts:
+                    lines.append({"attempts": item.attempts, "next_attempt": item.next_attempt})
+                # Other threads go on with the item meanwhile.
+                copy = replace(item, recipients=[replace(r) for r in item.recipients])
+            if not lines:
+                return
+            try:
+                self._store.record(copy, lines)
+            except OSError as error:
+                log.error("queue.record_failed", id=item.id, error=str(error))
+                with self._lock:
+                    self._unwritten[item.id] = lines
 
     def _log_outcome(self, item: Item, number: int, outcome: Outcome, **more: str) -> None:
         fields = {
@@ -456,9 +479,8 @@ class Runner:
             numbers = [n for n in item.untold if item.recipients[n].state == state]
             if numbers and self._told(lambda kind=kind, numbers=numbers: self._notify(kind, item, numbers), item):  # type: ignore[misc]
                 for n in numbers:
-                    r = item.recipients[n]
-                    entries.append({"recipient": n, "state": r.state, "status": r.status, "reply": r.reply, "mx": r.mx})
-                    r.tell = False
+                    item.recipients[n].tell = False
+                    entries.append(self._known(item, n))
         return entries
 
     def _tell(self, kind: Kind, item: Item, outcomes: Mapping[int, Outcome]) -> bool:
@@ -481,5 +503,8 @@ class Runner:
             return True  # removed by hand
         except OSError as error:
             log.error("bounce.failed", id=item.id, error=str(error))
+            return False
+        except Exception:
+            log.exception("queue.error", id=item.id)
             return False
         return True

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from support.faultserver import EXTENSIONS, FaultServer, close, hang, late, say
-from support.outbound import MESSAGE, Hosts, item, put, queue, target
+from support.faultserver import EXTENSIONS, Fault, FaultServer, Script, Then, close, hang, late, say
+from support.outbound import MESSAGE, SHORT, Hosts, TurnedClock, item, put, queue, target
 
 from smtpmail.mail.queued import DEFERRED, DELIVERED, FAILED, QueuedRecipient
 from smtpmail.mail.retry import RetryPolicy
@@ -432,3 +432,188 @@ def test_stop_waits_for_what_is_being_sent(tmp_path: Path) -> None:
         left = q.store.ids()
     assert 1 <= len(server.accepted) <= 2
     assert len(left) == 5 - len(server.accepted), "what was taken is gone, the rest is there"
+
+
+# -- a disk that takes nothing
+
+
+LATER = RetryPolicy(schedule=(60, 600, 3600), lifetime=5 * 86400, delay_notice=86400)
+
+
+def full(*_: object, **__: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_nobody_gets_a_copy_a_minute_because_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was said is kept in memory, attempts back off, and the disk gets it in the end. Two destinations at once."""
+    clock = TurnedClock()
+    script: Script = {"RCPT b@one.test": [say("450 4.2.0 later")] * 3, "RCPT c@two.test": [say("450 4.2.0 later")] * 3}
+    with (
+        FaultServer(script) as server,
+        queue(tmp_path, Hosts(to(server, "one.test", "two.test")), LATER, clock=clock) as q,
+    ):
+        record = q.store.record
+        monkeypatch.setattr(q.store, "record", full)
+        message = q.submit(item("a@one.test", "b@one.test", "c@two.test", "d@two.test"))
+
+        def asked() -> int:
+            return sum(line.startswith("C: RCPT TO:<b@") for s in server.sessions for line in s.transcript)
+
+        for attempt, wait in ((1, 63), (2, 630)):
+            q.wait_for(lambda attempt=attempt: q.runner._due_at and asked() == attempt)
+            time.sleep(0.1)
+            assert asked() == attempt, "not before its time"
+            clock.turn(wait + 1)
+        q.wait_for(lambda: q.runner._due_at and asked() == 3)
+        monkeypatch.setattr(q.store, "record", record)
+        clock.turn(3 * 3600)
+        q.wait_empty()
+    assert sorted(server.deliveries.values()) == [1, 1, 1, 1]
+    assert message.id not in q.store.ids()
+
+
+def test_a_message_that_cannot_be_removed_is_not_sent_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = TurnedClock()
+    with FaultServer() as server, queue(tmp_path, Hosts(to(server, "one.test")), LATER, clock=clock) as q:
+        remove = q.store.remove
+        monkeypatch.setattr(q.store, "remove", full)
+        monkeypatch.setattr(q.store, "record", full)
+        q.submit(item())
+        for _ in range(3):
+            q.wait_for(lambda: q.runner._due_at)
+            clock.turn(7200)
+            time.sleep(0.05)
+        monkeypatch.setattr(q.store, "remove", remove)
+        clock.turn(7200)
+        q.wait_empty()
+    assert len(server.messages) == 1
+
+
+def test_a_bounce_that_cannot_be_stored_is_tried_again_without_asking_anybody(tmp_path: Path) -> None:
+    clock = TurnedClock()
+    with (
+        FaultServer({"RCPT a@one.test": say("550 5.1.1 no")}) as server,
+        queue(tmp_path, Hosts(to(server, "one.test")), LATER, clock=clock) as q,
+    ):
+        send = q.bouncer.send
+        q.bouncer.send = full  # type: ignore[method-assign]
+        message = q.submit(item("a@one.test", "b@one.test"))
+        for attempts in (1, 2, 3):
+            q.wait_for(lambda attempts=attempts: q.store.load(message.id).attempts == attempts and q.runner._due_at)
+            clock.turn(3970)
+        assert [r.state for r in q.store.load(message.id).recipients] == [FAILED, DELIVERED]
+        q.bouncer.send = send  # type: ignore[method-assign]
+        clock.turn(7200)
+        q.wait_empty()
+        (report,) = q.mailbox("alice")
+    assert b"550 5.1.1 no" in report and b"Status: 5.1.1" in report
+    assert len(server.sessions) == 1
+
+
+# -- a stop, and what comes after it
+
+
+def test_what_was_said_is_on_disk_while_the_last_host_is_silent(tmp_path: Path) -> None:
+    with (
+        FaultServer({"RCPT b@one.test": say("450 later")}) as first,
+        FaultServer({"MAIL": hang()}) as silent,
+        queue(tmp_path, Hosts({"one.test": [target(first), target(silent)]})) as q,
+    ):
+        message = q.submit(item("a@one.test", "b@one.test"))
+        silent.wait_until(lambda s: any("MAIL" in session.verbs for session in s.sessions))
+        assert [r.state for r in q.store.load(message.id).recipients] == [DELIVERED, DEFERRED]
+        began = time.monotonic()
+        q.runner.stop(30)
+        assert time.monotonic() - began < 10, "nothing is being sent: there is nothing to wait for"
+
+
+def test_who_is_told_later_is_told_after_a_restart(tmp_path: Path) -> None:
+    with FaultServer() as server, queue(tmp_path, Hosts(to(server, "one.test")), start=False) as q:
+        message = put(q.store, item("a@one.test"))
+        q.store.record(message, [{"recipient": 0, "state": FAILED, "status": "5.1.1", "reply": "550 no", "tell": True}])
+        q.start()
+        q.wait_empty()
+        (report,) = q.mailbox("alice")
+    assert b"Status: 5.1.1" in report and server.sessions == []
+
+
+# -- whose turn it is
+
+
+def test_notifications_leave_workers_for_other_mail(tmp_path: Path) -> None:
+    """100 mails from senders whose MX is silent stopped everything."""
+    with FaultServer() as server, FaultServer({"connect": hang()}) as silent:
+        hosts = Hosts(to(server, "one.test") | {f"s{n}.test": [target(silent)] for n in range(20)})
+        with queue(tmp_path, hosts, max_workers=4) as q:
+            for n in range(20):
+                q.submit(item(f"x@s{n}.test", sender="", bounce_of="x"))
+            silent.wait_until(lambda s: s.sessions)
+            q.submit(item())
+            server.wait_until(lambda s: s.accepted, 5)
+            assert silent.peak_sessions <= 2
+
+
+def test_destinations_that_fail_yield_to_those_that_work(tmp_path: Path) -> None:
+    clock = TurnedClock()
+    with FaultServer() as server, FaultServer({"connect": hang()}) as silent:
+        hosts = Hosts(to(server, "one.test") | {f"s{n}.test": [target(silent)] for n in range(12)})
+        with queue(tmp_path, hosts, LATER, clock=clock, max_workers=4) as q:
+            dead = [q.submit(item(f"x@s{n}.test")) for n in range(12)]
+            q.wait_for(lambda: all(q.store.load(m.id).attempts == 1 for m in dead), 40)
+            clock.turn(70)
+            seen = len(silent.sessions)
+            silent.wait_until(lambda s: len(s.sessions) > seen)
+            began = time.monotonic()
+            q.submit(item())
+            server.wait_until(lambda s: s.accepted, 5)
+            assert time.monotonic() - began < SHORT.reply, "it did not have to wait for one of them"
+
+
+def test_a_destination_whose_hosts_end_every_session_is_left_alone(tmp_path: Path) -> None:
+    with FaultServer({"RCPT": Fault(b"421 4.3.2 busy\r\n", Then.CLOSE, delay=0.3)}) as server:
+        with queue(tmp_path, Hosts(to(server, "one.test")), LATER, max_per_destination=1) as q:
+            messages = [q.submit(item(f"{n}@one.test")) for n in range(30)]
+            q.wait_for(lambda: all(q.store.load(m.id).attempts == 1 for m in messages))
+        assert len(server.sessions) <= 4
+
+
+# -- time
+
+
+def test_a_message_of_which_nobody_told_is_found(tmp_path: Path) -> None:
+    clock = TurnedClock()
+    with FaultServer() as server, queue(tmp_path, Hosts(to(server, "one.test")), clock=clock) as q:
+        put(q.store, item())
+        time.sleep(0.1)
+        assert server.sessions == []
+        clock.turn(61)
+        q.wait_empty()
+
+
+@pytest.mark.parametrize("ahead", [86400 * 365, 1e12])
+def test_a_wait_from_when_the_clock_was_wrong(tmp_path: Path, ahead: float) -> None:
+    clock = TurnedClock()
+    with FaultServer() as server, queue(tmp_path, Hosts(to(server, "one.test")), LATER, start=False, clock=clock) as q:
+        message = put(q.store, item())
+        q.store.record(message, [{"attempts": 3, "next_attempt": time.time() + ahead}])
+        q.start()
+        time.sleep(0.1)
+        assert server.sessions == []
+        clock.turn(4000)
+        q.wait_empty()
+
+
+def test_the_wall_clock_does_not_move_what_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = TurnedClock()
+    with (
+        FaultServer({"RCPT": [say("450 later")]}) as server,
+        queue(tmp_path, Hosts(to(server, "one.test")), LATER, clock=clock) as q,
+    ):
+        message = q.submit(item())
+        q.wait_for(lambda: q.store.load(message.id).attempts == 1 and q.runner._due_at)
+        now = clock.now
+        monkeypatch.setattr(clock, "now", lambda: now() - 86400 * 365)
+        clock.turn(70)
+        server.wait_until(lambda s: s.accepted or len(s.sessions) == 1)
+        clock.turn(7200)
+        q.wait_empty()
