@@ -14,7 +14,7 @@ from smtpmail.settings.config import Config
 from smtpmail.settings.values import ConfigError
 
 IMAP_PORT = 993
-BACKLOG = 128
+BACKLOG = 512
 
 
 def open_doors(config: Config, activated: Collection[str]) -> list[tuple[str, socket.socket]]:

@@ -45,16 +45,18 @@ class Client:
         return tagged
 
 
+which, mask, place = st.integers(0, 2), st.integers(0, 31), st.integers(0, 9)
+nothing = st.just(0)
 actions = st.lists(
     st.one_of(
-        st.tuples(st.just("deliver"), st.just(0), st.just(0), st.just(0)),
-        st.tuples(st.just("append"), st.integers(0, 2), st.integers(0, 31), st.just(0)),
-        st.tuples(st.sampled_from(["+", "-", "", "+.SILENT"]), st.integers(0, 2), st.integers(0, 31), st.integers(0, 9)),
-        st.tuples(st.sampled_from(["expunge", "noop", "fetch", "copy", "move"]), st.integers(0, 2), st.integers(0, 9), st.integers(0, 9)),
-        st.tuples(st.just("unlink"), st.integers(0, 9), st.just(0), st.just(0)),
+        st.tuples(st.just("deliver"), nothing, nothing, nothing),
+        st.tuples(st.just("append"), which, mask, nothing),
+        st.tuples(st.sampled_from(["+", "-", "", "+.SILENT"]), which, mask, place),
+        st.tuples(st.sampled_from(["expunge", "noop", "fetch", "copy", "move"]), which, nothing, place),
+        st.tuples(st.just("unlink"), place, nothing, nothing),
     ),
     max_size=25,
-)  # fmt: skip
+)
 
 
 def subset(mask: int) -> set[bytes]:
