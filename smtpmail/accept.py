@@ -14,14 +14,17 @@ from dataclasses import dataclass
 
 from smtpmail.log import log
 from smtpmail.mail import fields
-from smtpmail.mail.envelope import Envelope
+from smtpmail.mail.address import Address
+from smtpmail.mail.departure import Departure, ForwardingLoop, departures, stop_loops
+from smtpmail.mail.envelope import Envelope, new_id
 from smtpmail.mail.head import HeadReader, hops, message_id
 from smtpmail.mail.queued import Item, item_of
+from smtpmail.mail.submission import Origin, fix_up_head, runs_on
 from smtpmail.smtp import replies
 from smtpmail.smtp.replies import Refusal, Reply
 from smtpmail.spool.commit import commit, commit_each, withdraw
 from smtpmail.spool.mailbox import Copy, MailboxBusy, MailboxDraft, Spool
-from smtpmail.spool.queue import QueueStore
+from smtpmail.spool.queue import QueueDraft, QueueStore
 
 MAX_HOPS = 50
 """A message with more Received fields than this loops (RFC 5321 6.3)."""
@@ -43,12 +46,16 @@ class Accepted:
     envelope: Envelope
     header: bytes
     """Its own header, as it came."""
-    queued: Item | None
-    """What of it waits to leave."""
+    queued: tuple[Item, ...]
+    """What of it waits to leave: the message itself, and what is sent on."""
 
 
 class Accept:
-    """One for each process. `announce` is told of every message that was taken."""
+    """One for each process. `announce` is told of every message that was taken.
+
+    `rewrite` makes the envelope sender of what is sent on from here. With `origin`, the domain of bare addresses, what
+    programs of this host hand in is completed (RFC 6409 8); what comes from the network never is.
+    """
 
     def __init__(
         self,
@@ -57,12 +64,17 @@ class Accept:
         hostname: str,
         announce: Callable[[Accepted], None],
         clock: Callable[[], float] = time.time,
+        *,
+        rewrite: Callable[[Address], Address] = lambda sender: sender,
+        origin: str | None = None,
     ) -> None:
         self.spool = spool
         self.queue = queue
         self.hostname = hostname
         self.announce = announce
         self.clock = clock
+        self.rewrite = rewrite
+        self.origin = origin
 
     def begin(self, envelope: Envelope) -> Incoming:
         """A message whose content follows."""
@@ -107,42 +119,83 @@ class Incoming:
         Raises OSError, Refusal: then nothing of it is anywhere.
         """
         accept, envelope = self._accept, self._envelope
-        head = self._head.head
+        self._stop_loops()
+        head = self._header()
         added = fields.received(envelope, accept.hostname, self._arrived).encode() + fields.separator(head)
-        local = accept.spool.prepare(self._body, self._copies(added + head))
+        header = added + head
+        leaving = departures(envelope, accept.rewrite) if envelope.remote else []
+        local = accept.spool.prepare(self._body, self._copies(header))
         commit_each(local)
         late = {draft.user: draft.error for draft in local if draft.error is not None}
         if late and len(late) == len(local) and not envelope.remote:
             raise next(iter(late.values()))
-        item = self._item(late, size, added) if late or envelope.remote else None
-        if item is not None:
-            try:
-                commit([accept.queue.prepare(self._body, item, added + head)])
-            except OSError:
-                withdraw(local)
-                raise
-        self._tell(size, local, item)
+        if late and not any(departure.forwarder is None for departure in leaving):
+            leaving.append(Departure(new_id() if leaving else envelope.id, envelope.sender))
+        size_out = size + _on_the_wire(header) - _on_the_wire(self._head.head)
+        drafts = [self._draft(departure, late, header, size_out) for departure in leaving]
+        try:
+            commit(drafts)
+        except OSError:
+            withdraw(local)
+            raise
+        items = tuple(draft.item for draft in drafts)
+        self._tell(size, head, local, list(zip(leaving, items, strict=True)))
+        accept.announce(Accepted(envelope, head, items))
+
+    def _stop_loops(self) -> None:
+        """Raises Refusal."""
+        try:
+            self._envelope.recipients = stop_loops(self._envelope.recipients, self._head.head)
+        except ForwardingLoop as loop:
+            log.warning("forward.looped", id=self._envelope.id, recipient=str(loop.address))
+            raise Refusal(replies.FORWARDING_LOOP) from None
+
+    def _header(self) -> bytes:
+        """The message's own header, completed if a program of this host left something out. Raises Refusal."""
+        accept, envelope = self._accept, self._envelope
+        if accept.origin is None or envelope.peer is None or envelope.peer.listener != "loopback":
+            return self._head.head
+        if self._head.oversized and runs_on(self._head.head):
+            # A Bcc may stand in what was not looked at.
+            raise Refusal(replies.HEADER_TOO_LARGE)
+        author = envelope.sender if not envelope.sender.is_null else Address("MAILER-DAEMON", accept.origin)
+        origin = Origin(
+            accept.origin, str(author), fields.date(int(self._arrived)), f"<{envelope.id}@{accept.hostname}>"
+        )
+        return fix_up_head(self._head.head, origin)
 
     def _copies(self, header: bytes) -> list[Copy]:
         """One for each mailbox, whatever the number of recipients that lead there."""
-        sender = str(self._envelope.sender)
+        envelope = self._envelope
         return [
-            Copy(user, fields.final_delivery(sender, [str(r.address) for r in recipients]).encode() + header)
-            for user, recipients in self._envelope.mailboxes.items()
+            Copy(
+                user,
+                fields.final_delivery(str(envelope.sender_for(user)), [str(r.address) for r in recipients]).encode()
+                + header,
+            )
+            for user, recipients in envelope.mailboxes.items()
         ]
 
-    def _item(self, late: Iterable[str], size: int, added: bytes) -> Item:
-        return item_of(
+    def _draft(self, departure: Departure, late: Iterable[str], header: bytes, size: int) -> QueueDraft:
+        """A file for the queue. What is sent on tells where it has been. Raises OSError."""
+        if departure.forwarder is not None:
+            passed = f"Delivered-To: {departure.forwarder}\n".encode()
+            header, size = passed + header, size + _on_the_wire(passed)
+        item = item_of(
             self._envelope,
-            late,
-            size + len(added) + added.count(b"\n"),
-            eightbit=self._eightbit or not added.isascii(),
-            utf8_header=not (self._head.head.isascii() and added.isascii()),
+            departure,
+            late if departure.forwarder is None else (),
+            size,
+            eightbit=self._eightbit or not header.isascii(),
+            utf8_header=not header.isascii(),
             now=self._arrived,
         )
+        return self._accept.queue.prepare(self._body, item, header)
 
-    def _tell(self, size: int, local: Sequence[MailboxDraft], item: Item | None) -> None:
-        """The log, and whoever waits for new messages."""
+    def _tell(
+        self, size: int, header: bytes, local: Sequence[MailboxDraft], leaving: Sequence[tuple[Departure, Item]]
+    ) -> None:
+        """The log."""
         envelope = self._envelope
         peer = envelope.peer
         log.info(
@@ -155,20 +208,37 @@ class Incoming:
             listener=peer.listener if peer else None,
             helo=envelope.helo or None,
             tls=envelope.tls,
-            message_id=message_id(self._head.head),
+            message_id=message_id(header),
         )
         for draft in local:
             if draft.error is None:
                 log.info("message.stored", id=envelope.id, user=draft.user, number=draft.number)
             else:
                 log.error("message.late", id=envelope.id, user=draft.user, error=str(draft.error))
-        if item is not None:
-            log.info("message.queued", id=envelope.id, recipients=[r.address for r in item.recipients])
-        self._accept.announce(Accepted(envelope, self._head.head, item))
+        for departure, item in leaving:
+            addresses = [r.address for r in item.recipients]
+            if departure.forwarder is None:
+                log.info("message.queued", id=departure.id, recipients=addresses)
+            else:
+                log.info(
+                    "message.forwarded",
+                    id=departure.id,
+                    of=envelope.id,
+                    forwarder=str(departure.forwarder),
+                    sender=str(departure.sender),
+                    recipients=addresses,
+                )
+        if not local and not leaving:
+            log.info("message.dropped", id=envelope.id, recipients=[str(r.address) for r in envelope.recipients])
 
     def close(self) -> None:
         """Frees what the message held; without a commit it is gone."""
         self._body.close()
+
+
+def _on_the_wire(stored: bytes) -> int:
+    """Octets of stored text when it travels, with CRLF."""
+    return len(stored) + stored.count(b"\n")
 
 
 def log_refused(envelope: Envelope, reply: Reply | None) -> None:

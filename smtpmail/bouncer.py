@@ -68,7 +68,7 @@ class Bouncer:
     def delivered(self, accepted: Accepted) -> None:
         """Tells of delivery into mailboxes where NOTIFY asked for it (RFC 3461 5.2.3); raises nothing."""
         envelope = accepted.envelope
-        late = {r.address for r in accepted.queued.recipients if r.user} if accepted.queued else set()
+        late = {r.address for item in accepted.queued for r in item.recipients if r.user}
         fates = [
             Fate(str(r.address), r.orcpt, "2.0.0", "delivered")
             for r in envelope.recipients

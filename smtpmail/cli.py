@@ -35,7 +35,9 @@ class MainCommand(SettingsGroup):
     The modules of the commands are loaded when they are asked for: the server does without them.
     """
 
-    MODULES = ("check", "config", "device", "dns", "imap", "queue", "report", "sendmail", "trace")
+    MODULES = (
+        "aliases", "check", "config", "device", "dns", "imap", "queue", "report", "sendmail", "status", "trace",
+    )  # fmt: skip
     """In smtpmail/admin; each has a command of its own name."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -10,7 +10,7 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -31,6 +31,9 @@ EXCEPTION_LIMIT = 32 * 1024
 """Characters of a traceback: the deepest calls stand at its end."""
 
 Event = MutableMapping[str, Any]
+
+Observer = Callable[[str, str, Mapping[str, Any]], None]
+"""Takes level, event and fields; raises nothing."""
 
 _json = structlog.processors.JSONRenderer()
 
@@ -183,6 +186,19 @@ class _Log:
         self.warning = bound.warning
         self.error = bound.error
         self.exception = bound.exception
+
+    def watch(self, observer: Observer) -> None:
+        """From here on `observer` is told of each event, whether it is written or not."""
+        for name in ("debug", "info", "warning", "error", "exception"):
+            setattr(self, name, _watched(getattr(self, name), name.replace("exception", "error"), observer))
+
+
+def _watched(write: Callable[..., Any], level: str, observer: Observer) -> Callable[..., Any]:
+    def both(event: str, **fields: Any) -> Any:
+        observer(level, event, fields)
+        return write(event, **fields)
+
+    return both
 
 
 log = _Log()

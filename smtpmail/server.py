@@ -69,6 +69,9 @@ class Server:
         opened = open_sockets(config)
         sockets = [(kind, sock) for kind, sock in opened if kind in SMTP_KINDS]
         door_sockets = [(kind, sock) for kind, sock in opened if kind not in SMTP_KINDS]
+        metrics = self._metrics = wiring.metrics(config, self._queue)
+        if metrics:
+            log.watch(metrics.counts.watch)
         threading.stack_size(STACK_SIZE)
         removed = Spool(config.spool).repair() + self._queue.repair()
         if removed:
@@ -92,6 +95,8 @@ class Server:
             if not pid:
                 os.close(alive)
                 wake_socket.close()
+                if metrics:
+                    metrics.in_child(number)
                 _settle(processors, number)
                 admission = Admission(config, counts, number)
                 door_admission = partial(Admission, config, reading, number)
@@ -121,6 +126,8 @@ class Server:
         front.start()
         if doors:
             doors.start()
+        if metrics:
+            metrics.start()
         systemd.notify(f"READY=1\nSTATUS=Serving {', '.join(config.domains)}")
         healthy = self._obey(system, front, doors)
         self._stop(front, doors)
@@ -165,6 +172,8 @@ class Server:
             self._pause()
         self._tell_children(signal.SIGKILL)
         self._runner.stop(max(1.0, deadline - time.monotonic()))
+        if self._metrics:
+            self._metrics.stop()
         log.info("server.stopped", sessions_cut=cut)
 
     def _pause(self) -> None:
@@ -175,8 +184,7 @@ class Server:
             os._exit(0)
 
     def _front(self, system: MailSystem, sockets: Sequence[tuple[str, socket.socket]], admission: Admission) -> Front:
-        routes = {kind: partial(system.routes, kind) for kind in system.routers}
-        return Front(self._config, sockets, admission, system.accept, routes)
+        return Front(self._config, sockets, admission, system.accept, system.gates())
 
     # -- the other processes
 

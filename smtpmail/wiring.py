@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import os
 import socket
+import time
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
+from smtpmail import __version__
 from smtpmail.accept import Accept, Accepted, reply_to
 from smtpmail.bouncer import Bouncer
 from smtpmail.dns.resolver import Resolver
+from smtpmail.inbound.gate import Gate
 from smtpmail.log import log
-from smtpmail.mail.address import Address
+from smtpmail.mail.address import NULL_PATH, Address
+from smtpmail.mail.envelope import Envelope
 from smtpmail.mail.queued import Item
 from smtpmail.mail.route import Local, Route
 from smtpmail.network import IPAddress, is_own_address
@@ -22,16 +27,23 @@ from smtpmail.outbound.courier import Courier
 from smtpmail.outbound.destinations import Destinations
 from smtpmail.outbound.runner import Runner
 from smtpmail.settings.config import Config
+from smtpmail.settings.values import ConfigError
+from smtpmail.smtp import replies
 from smtpmail.smtp.replies import Refusal
 from smtpmail.spool.mailbox import Spool
 from smtpmail.spool.queue import QueueStore
-from smtpmail.users.routing import Router
+from smtpmail.users.aliases import Aliases, AliasesUnreadable
+from smtpmail.users.blocked import BlockedFile
+from smtpmail.users.forwarding import Forwarding
+from smtpmail.users.own import Own
+from smtpmail.users.routing import LocalDomains, Router
 from smtpmail.users.users import Users, UsersUnreadable
 
 if TYPE_CHECKING:
     from smtpmail.inbound.admission import Admission
     from smtpmail.inbound.doors import Doors
     from smtpmail.inbound.guard import Gatekeeper
+    from smtpmail.metrics.service import Service
 
 
 class MailSystem:
@@ -43,19 +55,32 @@ class MailSystem:
     def __init__(self, config: Config, queued: Callable[[Item], None]) -> None:
         self.config = config
         self.users = Users(config.users, _users_changed)
-        self.routers = {
-            kind: Router(config.domains, self.users, may_relay=kind == "loopback", is_own_address=is_own_address)
-            for kind in ("loopback", "network")
-        }
         self.spool = Spool(config.spool)
         self.queue = QueueStore(config.queue)
+        is_local = local_domains(config)
+        forwarding = Forwarding(config.queue, config.origin, is_local)
+        self.aliases = Aliases(config.aliases, _aliases_changed) if config.aliases else None
+        self.blocked = BlockedFile(config.blocked, _blocked_changed) if config.blocked else None
+        self.routers = {
+            kind: Router(
+                is_local,
+                self.users,
+                may_relay=kind == "loopback",
+                aliases=self.aliases,
+                forwarding=forwarding,
+                own=partial(own_of, config),
+            )
+            for kind in ("loopback", "network")
+        }
         self._queued = queued
-        self.accept = Accept(self.spool, self.queue, config.hostname, self._announce)
+        self.accept = Accept(
+            self.spool, self.queue, config.hostname, self._announce, rewrite=forwarding.rewrite, origin=config.origin
+        )
         self.bouncer = Bouncer(self.accept, self.routers["loopback"].routes, config.hostname)
 
     def _announce(self, accepted: Accepted) -> None:
-        if accepted.queued is not None:
-            self._queued(accepted.queued)
+        for item in accepted.queued:
+            self._queued(item)
         self.bouncer.delivered(accepted)
 
     @cached_property
@@ -84,12 +109,12 @@ class MailSystem:
 
         return Doors(self.config, sockets, admission(), self.spool, self.is_user, self.gatekeeper)
 
-    def routes(self, listener: str, address: Address) -> tuple[Route, ...]:
+    def routes(self, listener: str, address: Address, sender: Address = NULL_PATH) -> tuple[Route, ...]:
         """The ways of mail for an address that comes in through a kind of listener. Raises Refusal.
 
         Also when no mailbox could take it: better known now than for all recipients together.
         """
-        routes = self.routers[listener].routes(address)
+        routes = self.routers[listener].routes(address, sender)
         errors = [self.spool.can_deliver(route.user) if isinstance(route, Local) else None for route in routes]
         broken = [error for error in errors if error is not None]
         for error in broken:
@@ -98,8 +123,20 @@ class MailSystem:
             raise Refusal(reply_to(broken[0]))
         return routes
 
+    def gates(self) -> dict[str, Gate]:
+        """What decides about transactions, for each kind of listener."""
+        return {kind: Gate(partial(self.routes, kind), [self._not_blocked]) for kind in self.routers}
+
+    def _not_blocked(self, envelope: Envelope) -> None:
+        if self.blocked is not None and self.blocked.has(envelope.sender):
+            raise Refusal(replies.SENDER_BLOCKED)
+
     def read_users(self) -> None:
-        """Reads the users again; what can't be read is said in the log."""
+        """Reads users and aliases again; what can't be read is said in the log."""
+        if self.aliases is not None:
+            # What is wrong with the file is told by the reading.
+            with contextlib.suppress(AliasesUnreadable):
+                self.aliases.table()
         with contextlib.suppress(UsersUnreadable):
             self.users.reload()
             return
@@ -110,6 +147,50 @@ def _users_changed(count: int, complaints: list[str]) -> None:
     log.info("users.read", count=count)
     for complaint in complaints:
         log.warning("users.line_ignored", complaint=complaint)
+
+
+def local_domains(config: Config) -> LocalDomains:
+    """The domains of the settings, and the names by which programs of this host know it."""
+    return LocalDomains([*config.domains, config.hostname, "localhost"], is_own_address)
+
+
+def own_of(config: Config, user: str) -> Own:
+    """What a user decides about their mail."""
+    return Own(os.path.join(config.spool, user))
+
+
+def _aliases_changed(count: int, complaints: list[str]) -> None:
+    log.info("aliases.read", count=count)
+    for complaint in complaints:
+        log.error("aliases.broken", complaint=complaint, hint="what was good before stays in use")
+
+
+def _blocked_changed(count: int, complaints: list[str]) -> None:
+    log.info("blocked.read", count=count)
+    for complaint in complaints:
+        log.warning("blocked.line_ignored", complaint=complaint)
+
+
+def metrics(config: Config, queue: QueueStore) -> Service | None:
+    """What counts the events of the log, if it is asked for. Raises ConfigError for want of a socket."""
+    if config.metrics is None:
+        return None
+    # Loaded only here: a server without metrics does without their memory.
+    from smtpmail.metrics.families import arrival  # noqa: PLC0415
+    from smtpmail.metrics.service import Service  # noqa: PLC0415
+
+    def gauges() -> dict[str, float]:
+        ids = queue.ids()
+        oldest = next(filter(None, map(arrival, ids)), None)
+        age = max(time.time() - oldest, 0.0) if oldest else 0.0
+        return {"smtpmail_queue_messages": len(ids), "smtpmail_queue_oldest_seconds": age}
+
+    where = config.metrics
+    address = where if isinstance(where, str) else (where.host, where.port or 0)
+    try:
+        return Service(address, config.processes, gauges, __version__)
+    except OSError as error:
+        raise ConfigError(f"--metrics: cannot listen on {where}: {error.strerror or error}") from None
 
 
 def runner(config: Config, queue: QueueStore, receives: Callable[[IPAddress, int], bool]) -> Runner:

@@ -8,9 +8,12 @@ from collections.abc import Iterator
 
 import click
 
+from smtpmail.admin.aliases import aliases_findings
+from smtpmail.mail.address import Address
 from smtpmail.settings import judgement
 from smtpmail.settings.finding import Finding
 from smtpmail.settings.options import SettingsCommand, load_config
+from smtpmail.users.blocked import BlockedFile
 from smtpmail.users.users import parse_users
 
 
@@ -18,14 +21,14 @@ from smtpmail.users.users import parse_users
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.pass_context
 def check(ctx: click.Context, as_json: bool) -> None:
-    """Check the configuration, the users file and the certificate; no port is opened, nothing is made or changed.
+    """Check the configuration, users, aliases and the certificate; no port is opened, nothing is made or changed.
 
     Takes the options of the server, and judges as its start does. Exit status 0: it would start. 1: it would, but the
-    users file is wrong, and mail is refused by it. 2: it would not start.
+    users or the aliases are wrong, and mail is refused by it. 2: it would not start.
     """
     settings = load_config(ctx)
     judged = list(judgement.judge(settings, os.environ))
-    users = list(users_findings(settings.users))
+    users = [*users_findings(settings.users), *aliases_findings(settings), *blocked_findings(settings.blocked)]
     found = [*judged, *users]
     if as_json:
         click.echo(json.dumps([finding.as_dict() for finding in found], indent=2))
@@ -38,6 +41,16 @@ def check(ctx: click.Context, as_json: bool) -> None:
         ctx.exit(1)
     if not as_json:
         click.echo("smtpmail check: the configuration is valid")
+
+
+def blocked_findings(path: str | None) -> Iterator[Finding]:
+    """What is wrong with the file of blocked senders: such a line blocks nobody."""
+    if path is None:
+        return
+    complaints: list[str] = []
+    BlockedFile(path, lambda count, found: complaints.extend(found)).has(Address("a", "example.org"))
+    for complaint in complaints:
+        yield Finding("blocked", "--blocked", "error", f"{path}: {complaint}")
 
 
 def users_findings(path: str | None) -> Iterator[Finding]:

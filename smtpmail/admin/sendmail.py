@@ -142,7 +142,7 @@ def _obey(options: Options, settings: Config) -> int:
         case "flush":
             return _queue(["retry", options.id or "--all"], settings)
         case "aliases":
-            return EX_OK
+            return _newaliases(settings)
         case "verify":
             return _verify(options, settings)
         case _:
@@ -160,6 +160,17 @@ def _queue(arguments: list[str], settings: Config) -> int:
         queue.main(arguments, prog_name="smtpmail queue", standalone_mode=False)
     except click.ClickException as error:
         raise Failed(EX_UNAVAILABLE, error.format_message()) from None
+    return EX_OK
+
+
+def _newaliases(settings: Config) -> int:
+    """There is no database to make: the file is read when it changes. So it is judged."""
+    from smtpmail.admin.aliases import aliases_findings  # noqa: PLC0415
+
+    wrong = [finding.line for finding in aliases_findings(settings)]
+    if wrong:
+        raise Failed(EX_CONFIG, *wrong)
+    print(f"{settings.aliases} is good" if settings.aliases else "no file of aliases is set (--aliases FILE)")
     return EX_OK
 
 

@@ -114,7 +114,7 @@ class Summary:
                 self._received(entry)
             case "message.stored":
                 self.stored.add(_text(entry, "user"))
-            case "message.queued":
+            case "message.queued" | "message.forwarded":
                 self.queued += 1
             case "delivery.succeeded":
                 self._delivered(entry)

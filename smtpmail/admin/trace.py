@@ -175,7 +175,7 @@ class Tracer:
         self._held += cost
         story.matched = story.matched or self._wanted.is_in(entry)
         match entry:
-            case {"event": "message.queued", "recipients": [*recipients]}:
+            case {"event": "message.queued" | "message.forwarded", "recipients": [*recipients]}:
                 story.undelivered.update((id_, str(recipient)) for recipient in recipients)
             case {"event": "delivery.succeeded" | "delivery.failed", "recipient": recipient}:
                 story.undelivered.discard((id_, str(recipient)))
@@ -277,6 +277,12 @@ def words(entry: Entry) -> tuple[str, str | None]:
             return f"stored in the mailbox of {of('user')} as {of('number')}", "green"
         case "message.queued":
             return f"queued for {of('recipients')}", None
+        case "message.forwarded":
+            return f"sent on by {of('forwarder')} to {of('recipients')} as {of('id')}, from <{of('sender')}>", None
+        case "message.dropped":
+            return f"dropped, as the alias of {of('recipients')} asks", "yellow"
+        case "sender.refused":
+            return f"refused {sender}: {of('reply')}", "red"
         case "delivery.succeeded":
             return f"delivered to {of('recipient')}{server()}{attempt}: {of('reply')}", "green"
         case "delivery.deferred":
@@ -316,7 +322,7 @@ def _moment(value: Any) -> str:
 
 def tell(story: list[Entry]) -> Iterator[str]:
     """The story in lines for people."""
-    bounces = {entry["id"] for entry in story if "of" in entry}
+    bounces = {entry["id"] for entry in story if entry["event"] == "bounce.queued"}
     message = next((e["id"] for e in story if "id" in e and e["id"] not in bounces), None)
     yield click.style(f"Message {_shown(message or next(iter(bounces)))} (times in UTC)", bold=True)
     for entry in story:

@@ -11,10 +11,9 @@ from collections.abc import Callable
 
 from smtpmail.accept import Accept, Incoming, log_refused, reply_to
 from smtpmail.inbound.deadline import Deadline
+from smtpmail.inbound.gate import Gate
 from smtpmail.log import log
-from smtpmail.mail.address import Address
 from smtpmail.mail.envelope import Envelope, Peer
-from smtpmail.mail.route import Route
 from smtpmail.smtp import replies
 from smtpmail.smtp.replies import Refusal
 from smtpmail.smtp.session import (
@@ -49,7 +48,7 @@ class Connection:
         sock: socket.socket,
         peer: Peer,
         session: Session,
-        routes: Callable[[Address], tuple[Route, ...]],
+        gate: Gate,
         accept: Accept,
         timeout: float,
         tls_context: Callable[[], ssl.SSLContext] | None,
@@ -57,7 +56,7 @@ class Connection:
         self._sock = sock
         self._peer = peer
         self._session = session
-        self._routes = routes
+        self._gate = gate
         self._accept = accept
         self._timeout = timeout
         self._tls_context = tls_context
@@ -182,11 +181,16 @@ class Connection:
                 self._write(data)
             case Commit(_, size):
                 self._commit(size)
-            case CheckSender():
-                session.sender_accepted()
-            case FindRoutes(_, address):
+            case CheckSender(envelope):
                 try:
-                    routes = self._routes(address)
+                    self._gate.check_sender(envelope)
+                except Refusal as refusal:
+                    session.sender_refused(refusal.reply)
+                else:
+                    session.sender_accepted()
+            case FindRoutes(envelope, address):
+                try:
+                    routes = self._gate.routes(envelope, address)
                 except Refusal as refusal:
                     session.recipient_refused(refusal.reply)
                 else:

@@ -11,12 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from smtpmail.accept import Accept
 from smtpmail.inbound.admission import Admission
 from smtpmail.inbound.connection import Connection
+from smtpmail.inbound.gate import Gate
 from smtpmail.inbound.listener import Listener
 from smtpmail.inbound.workers import Workers
 from smtpmail.log import log
-from smtpmail.mail.address import Address
 from smtpmail.mail.envelope import Peer
-from smtpmail.mail.route import Route
 from smtpmail.settings.config import Config
 from smtpmail.settings.values import ConfigError
 from smtpmail.smtp.session import Limits, Session
@@ -26,7 +25,7 @@ STOP_SECONDS = 30.0
 
 
 class Front:
-    """`routes` has, for each kind of listener, what finds the ways of a recipient's mail."""
+    """`gates` has, for each kind of listener, what decides about senders and recipients."""
 
     def __init__(
         self,
@@ -34,11 +33,11 @@ class Front:
         sockets: Sequence[tuple[str, socket.socket]],
         admission: Admission,
         accept: Accept,
-        routes: Mapping[str, Callable[[Address], tuple[Route, ...]]],
+        gates: Mapping[str, Gate],
     ) -> None:
         self._config = config
         self._accept = accept
-        self._routes = routes
+        self._gates = gates
         self._limits = Limits(config.max_size, config.max_recipients)
         self._tls = config.tls_context() if config.tls_cert else None
         self._connections: set[Connection] = set()
@@ -81,10 +80,12 @@ class Front:
     def _serve(self, sock: socket.socket, peer: Peer) -> None:
         config = self._config
         offer_tls = self._tls is not None
-        session = Session(config.hostname, peer, self._limits, offer_tls=offer_tls)
+        # Programs of this host may leave the domain out.
+        origin = config.origin if peer.listener == "loopback" else None
+        session = Session(config.hostname, peer, self._limits, offer_tls=offer_tls, origin=origin)
         tls_context = self._tls_context if offer_tls else None
         connection = Connection(
-            sock, peer, session, self._routes[peer.listener], self._accept, config.timeout, tls_context
+            sock, peer, session, self._gates[peer.listener], self._accept, config.timeout, tls_context
         )
         with self._connections_lock:
             self._connections.add(connection)

@@ -25,6 +25,7 @@ _MAILBOX = rf"(?P<local>{_DOT_STRING}|{_QUOTED_STRING})@(?P<domain>{_DOMAIN}|{_L
 _ROUTE = rf"(?:@{_DOMAIN}(?:,@{_DOMAIN})*:)?"
 
 _PATH = re.compile(rf"<(?:{_ROUTE}{_MAILBOX}|(?P<bare>[Pp][Oo][Ss][Tt][Mm][Aa][Ss][Tt][Ee][Rr])|(?P<null>))>")
+_BARE_PATH = re.compile(rf"<({_DOT_STRING}|{_QUOTED_STRING})>")
 _ADDRESS = re.compile(_MAILBOX)
 _DOT_STRING_RE = re.compile(_DOT_STRING)
 _DOMAIN_RE = re.compile(_DOMAIN)
@@ -75,13 +76,16 @@ def _address(local: str, domain: str) -> Address:
     return Address(local, domain.removesuffix("."))
 
 
-def parse_path(text: str) -> tuple[Address, str]:
+def parse_path(text: str, origin: str | None = None) -> tuple[Address, str]:
     """Reads a reverse-path or forward-path at the start of `text`; returns it and what follows.
 
-    Raises AddressSyntaxError. `<>` gives NULL_PATH, `<postmaster>` the bare postmaster.
+    Raises AddressSyntaxError. `<>` gives NULL_PATH, `<postmaster>` the bare postmaster. With `origin`, any other local
+    part alone gets this domain (RFC 6409 8.1).
     """
     match = _PATH.match(text)
     if not match:
+        if origin and (bare := _BARE_PATH.match(text)):
+            return _address(bare[1], origin), text[bare.end() :]
         raise AddressSyntaxError("not a path")
     if match["null"] is not None:
         return NULL_PATH, text[match.end() :]

@@ -96,7 +96,13 @@ class Envelope:
                     found.setdefault(route.user, []).append(recipient)
         return found
 
+    def sender_for(self, user: str) -> Address:
+        """The envelope sender of a user's copy: the owner of a list, unless the message came to them otherwise, too."""
+        routes = [w for r in self.recipients for w in r.routes if isinstance(w, Local) and w.user == user]
+        owners = [route.sender for route in routes if route.sender is not None]
+        return owners[0] if owners and len(owners) == len(routes) else self.sender
+
     @property
-    def remote(self) -> list[tuple[Recipient, Address]]:
-        """The recipients elsewhere, each with the address that its copy goes to."""
-        return [(r, route.address) for r in self.recipients for route in r.routes if isinstance(route, Remote)]
+    def remote(self) -> list[tuple[Recipient, Remote]]:
+        """The recipients elsewhere, each with the way that its copy takes."""
+        return [(r, route) for r in self.recipients for route in r.routes if isinstance(route, Remote)]

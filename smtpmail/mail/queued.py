@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from smtpmail.mail.address import NULL_PATH, Address, AddressSyntaxError, parse_address
+from smtpmail.mail.departure import Departure
 from smtpmail.mail.envelope import Envelope
 
 DELIVERED, FAILED, DEFERRED = "delivered", "failed", "deferred"
@@ -179,19 +180,26 @@ def replay(item: Item, log: bytes) -> None:
 
 
 def item_of(
-    envelope: Envelope, late: Iterable[str], size: int, *, eightbit: bool, utf8_header: bool, now: float
+    envelope: Envelope,
+    departure: Departure,
+    late: Iterable[str],
+    size: int,
+    *,
+    eightbit: bool,
+    utf8_header: bool,
+    now: float,
 ) -> Item:
-    """The queue's view of a transaction: its recipients elsewhere, and the users `late` whose mailboxes failed."""
-    remote = envelope.remote
-    recipients = [QueuedRecipient(str(address), r.notify, r.orcpt) for r, address in remote]
+    """The queue's view of an envelope that leaves; with it go the users `late` whose mailboxes failed."""
+    recipients = [QueuedRecipient(str(a), notify, r.orcpt) for a, (r, notify) in departure.leads.items()]
     recipients += [
         QueuedRecipient(str(r.address), r.notify, r.orcpt, user) for user in late for r in envelope.mailboxes[user]
     ]
-    needs_utf8 = envelope.smtputf8 and (
-        utf8_header or not envelope.sender.is_ascii or any(not address.local.isascii() for _, address in remote)
+    addresses = [departure.sender, *departure.leads]
+    needs_utf8 = (envelope.smtputf8 and (utf8_header or not departure.sender.is_ascii)) or any(
+        not address.local.isascii() for address in addresses
     )
     return Item(
-        envelope.id, now, str(envelope.sender), recipients, size, envelope.body, eightbit, needs_utf8,
+        departure.id, now, str(departure.sender), recipients, size, envelope.body, eightbit, needs_utf8,
         envelope.requiretls, envelope.ret, envelope.envid, envelope.bounce_of,
         stranger=envelope.peer is not None and envelope.peer.listener != "loopback",
     )  # fmt: skip

@@ -117,6 +117,18 @@ def fix_up(header: bytes, origin: Origin) -> bytes:
     return b"".join(kept)
 
 
+def fix_up_head(head: bytes, origin: Origin) -> bytes:
+    """The same for what stands before the first empty line of a message, of which only a part may be a header."""
+    end, _ = header_end(head)
+    text = head[end:]
+    return fix_up(head[:end], origin) + (b"\n" + text if text else b"")
+
+
+def runs_on(head: bytes) -> bool:
+    """Whether a header that was cut may go on behind its cut: nothing in it, nor its last line, has ended it."""
+    return not header_end(head + b"\n")[1]
+
+
 def _completed(field: Field, domain: str) -> bytes:
     # Octet for octet: what is no UTF-8 must stay as it is.
     name, colon, body = field.raw.partition(b":")

@@ -27,6 +27,7 @@ from smtpmail.settings.values import (
     read_host,
     read_ip_address,
     read_loopback,
+    read_metrics,
     read_network,
     read_path,
     read_port,
@@ -54,6 +55,14 @@ class Config:
     users: str | None = setting(
         "-u", "--users", metavar="FILE", read=read_path,
         help="The local users, one a line. Default: every valid name is a user.",
+    )  # fmt: skip
+    aliases: str | None = setting(
+        "--aliases", metavar="FILE", read=read_path,
+        help="Where addresses lead that are no users: root, sales, a whole domain.",
+    )  # fmt: skip
+    blocked: str | None = setting(
+        "--blocked", metavar="FILE", read=read_path,
+        help="Senders from whom no mail is taken: addresses, and domains with all below them.",
     )  # fmt: skip
     given_origin: str | None = setting(
         "--origin", metavar="DOMAIN", read=read_domain,
@@ -181,6 +190,10 @@ class Config:
     given_processes: int | None = setting(
         "--processes", metavar="N", read=read_processes, group="Limits",
         help="Processes that serve clients. Default: one for each processor, at most 4.",
+    )  # fmt: skip
+    metrics: Endpoint | str | None = setting(
+        "--metrics", metavar="ADDRESS", read=read_metrics, group="Log",
+        help="Loopback address and port, or path of a socket, on which metrics (OpenMetrics) are fetched.",
     )  # fmt: skip
     given_log_format: str | None = setting(
         "--log-format", choices=("json", "console"), group="Log",

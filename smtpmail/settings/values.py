@@ -95,6 +95,19 @@ def read_loopback(text: str) -> Endpoint:
     return endpoint
 
 
+def read_metrics(text: str) -> Endpoint | str:
+    """The path of a Unix socket, or a loopback address with a port."""
+    if text.startswith("/"):
+        return read_path(text)
+    try:
+        endpoint = read_loopback(text)
+    except ValueError:
+        raise ValueError("must be the path of a socket, or a loopback address and a port, 127.0.0.1:9154") from None
+    if endpoint.port is None:
+        raise ValueError("a port must follow, 127.0.0.1:9154 for example")
+    return endpoint
+
+
 def read_domain(text: str) -> str:
     """A domain name, in its one form (A-labels, lower case). No top-level domain is a number (RFC 3696 2)."""
     try:

@@ -108,11 +108,27 @@ BAD_RECIPIENT_SYNTAX = Reply(501, "5.1.3", "Bad recipient address syntax")
 NEED_SMTPUTF8 = Reply(553, "5.6.7", "Address is not ASCII: SMTPUTF8 is needed in MAIL")
 NO_SUCH_USER = Reply(550, "5.1.1", "No such user here")
 RELAY_DENIED = Reply(550, "5.7.1", "Relaying denied: this listener takes mail for local users only")
+ALIASES_UNREADABLE = Reply(451, "4.3.0", "The list of aliases cannot be read now, try again later")
+ALIAS_BROKEN = Reply(451, "4.3.5", "Where this address leads cannot be told now, try again later")
+BLOCKED_BY_RECIPIENT = Reply(550, "5.7.1", "The recipient takes no mail from this sender")
+SENDER_BLOCKED = Reply(550, "5.7.1", "No mail is taken from this sender here")
+FORWARDING_LOOP = Reply(554, "5.4.6", "Mail forwarding loop: this message has been at this address before")
 USERS_UNREADABLE = Reply(451, "4.3.0", "The list of users cannot be read now, try again later")
 TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "Too many recipients: send the rest in another transaction")
 
+
+def closed(text: str) -> Reply:
+    """The refusal of an alias with :fail:, in the words of the administrator."""
+    return Reply(550, "5.2.1", text)
+
+
+def bad_return_address(why: str) -> Reply:
+    return Reply(550, "5.1.1", f"This return address is not valid: {why}")
+
+
 # Messages
 TOO_LARGE = Reply(552, "5.3.4", "Message too large")
+HEADER_TOO_LARGE = Reply(552, "5.3.4", "The header of the message is too large")
 TOO_MANY_HOPS = Reply(554, "5.4.6", "Too many hops: this message goes in circles")
 NO_SPACE = Reply(452, "4.3.1", "Not enough storage now, try again later")
 STORAGE_ERROR = Reply(451, "4.3.0", "The message cannot be stored now, try again later")

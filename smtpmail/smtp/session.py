@@ -147,11 +147,13 @@ class Session:
         limits: Limits,
         *,
         offer_tls: bool = False,
+        origin: str | None = None,
     ) -> None:
         self._hostname = hostname
         self._peer = peer
         self._limits = limits
         self._offer_tls = offer_tls
+        self._origin = origin
         self._tls: str | None = None
         self._lines = LineReader()
         self._output: list[bytes] = [replies.greeting(hostname).wire]
@@ -438,7 +440,7 @@ class Session:
         if argument[:5].upper() != "FROM:":
             raise Refusal(usage)
         try:
-            sender, rest = parse_path(argument[5:].lstrip(" "))
+            sender, rest = parse_path(argument[5:].lstrip(" "), self._origin)
             if not sender.domain and not sender.is_null:
                 raise AddressSyntaxError("a sender needs a domain")
         except AddressSyntaxError:
@@ -505,7 +507,7 @@ class Session:
             raise Refusal(usage)
         envelope = self._open_envelope()
         try:
-            address, rest = parse_path(argument[3:].lstrip(" "))
+            address, rest = parse_path(argument[3:].lstrip(" "), self._origin)
             if address == NULL_PATH:
                 raise AddressSyntaxError("a recipient is wanted")
         except AddressSyntaxError:

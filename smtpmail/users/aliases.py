@@ -135,11 +135,14 @@ class Expander:
         self._is_local = is_local
         self._mailbox = mailbox
 
-    def expand(self, address: Address) -> Expansion:
-        """Where mail for an address of this host leads. Raises AliasesUnreadable, and what `mailbox` raises."""
+    def expand(self, address: Address, *, final: bool = False) -> Expansion:
+        """Where mail for an address of this host leads; with `final` its mailbox itself, whatever the aliases say.
+
+        Raises AliasesUnreadable, and what `mailbox` raises.
+        """
         table = self._aliases.table() if self._aliases else Table()
         walk = _Walk(table, self._aliases, self._is_local, self._mailbox, address.domain)
-        walk.follow(Target(address), None, ())
+        walk.follow(Target(address, final), None, ())
         return walk.expansion
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from smtpmail.mail.address import Address
 from smtpmail.users.alias_syntax import AliasSyntaxError, Target, parse_items, without_comment
-from smtpmail.users.blocked import Blocked, parse_blocked
+from smtpmail.users.blocked import NOBODY, Blocked, parse_blocked
 from smtpmail.users.files import FileUnusable, read_text
 
 FORWARD = ".forward"
@@ -53,36 +54,49 @@ def parse_forward(text: str) -> Forward:
     return Forward(tuple(targets[:MAX_TARGETS]), tuple(complaints))
 
 
-def read_forward(mailbox: str) -> Forward | None:
-    """The forwarding that a user asked for in the mailbox folder at this path, None without any."""
-    try:
-        text = _read(mailbox, FORWARD)
-    except (OSError, FileUnusable) as error:
-        return Forward((), (_reason(error),))
-    return None if text is None else parse_forward(text)
+class Own:
+    """What the user of a mailbox folder decides about its mail; each file is read when it is asked for."""
 
+    __slots__ = ("_mailbox",)
 
-def read_blocked(mailbox: str) -> Blocked | None:
-    """The senders from whom a user wants no mail, None without any. A file that can't be used blocks nobody."""
-    try:
-        text = _read(mailbox, BLOCKED)
-    except (OSError, FileUnusable) as error:
-        return Blocked(frozenset(), frozenset(), (_reason(error),))
-    return None if text is None else parse_blocked(text)
+    def __init__(self, mailbox: str) -> None:
+        self._mailbox = mailbox
+        """The path of the folder."""
 
+    @property
+    def forward(self) -> Forward | None:
+        """The forwarding that the user asked for, None without any."""
+        try:
+            text = self._read(FORWARD)
+        except (OSError, FileUnusable) as error:
+            return Forward((), (_reason(error),))
+        return None if text is None else parse_forward(text)
 
-def _read(mailbox: str, name: str) -> str | None:
-    """The text of a file in the folder, None when there is none. Raises OSError, FileUnusable."""
-    try:
-        folder = os.open(mailbox, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        return None  # no mail yet, or the mailbox has a fault of its own, which delivery tells
-    try:
-        return read_text(name, MAX_FILE, folder)[0]
-    except FileNotFoundError:
-        return None
-    finally:
-        os.close(folder)
+    @property
+    def blocked(self) -> Blocked:
+        """The senders from whom the user wants no mail. A file that can't be used blocks nobody."""
+        try:
+            text = self._read(BLOCKED)
+        except (OSError, FileUnusable) as error:
+            return Blocked(frozenset(), frozenset(), (_reason(error),))
+        return NOBODY if text is None else parse_blocked(text)
+
+    def blocks(self, sender: Address) -> bool:
+        """Whether the user wants no mail from this sender."""
+        return not sender.is_null and self.blocked.has(sender)
+
+    def _read(self, name: str) -> str | None:
+        """The text of a file in the folder, None when there is none. Raises OSError, FileUnusable."""
+        try:
+            folder = os.open(self._mailbox, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            return None  # no mail yet, or the mailbox has a fault of its own, which delivery tells
+        try:
+            return read_text(name, MAX_FILE, folder)[0]
+        except FileNotFoundError:
+            return None
+        finally:
+            os.close(folder)
 
 
 def _reason(error: OSError | FileUnusable) -> str:

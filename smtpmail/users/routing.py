@@ -2,34 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
-from smtpmail.mail.address import Address, AddressSyntaxError, normal_domain, parse_literal
+from smtpmail.log import log
+from smtpmail.mail.address import NULL_PATH, Address, AddressSyntaxError, normal_domain, parse_literal
 from smtpmail.mail.route import Local, Remote, Route
+from smtpmail.mail.srs import SRSError
 from smtpmail.network import IPAddress
 from smtpmail.smtp import replies
 from smtpmail.smtp.replies import Refusal
+from smtpmail.users.aliases import MAX_TARGETS, Aliases, AliasesUnreadable, Expander, Expansion
+from smtpmail.users.forwarding import Forwarding
+from smtpmail.users.own import Forward, Own
 from smtpmail.users.users import Users, UsersUnreadable, user_of
 
 
+class LocalDomains:
+    """Which domains are served here: those of the settings, and literals of this host's own addresses."""
+
+    def __init__(self, domains: Iterable[str], is_own_address: Callable[[IPAddress], bool]) -> None:
+        self._domains = frozenset(normal_domain(d) for d in domains)
+        self._is_own_address = is_own_address
+
+    def __call__(self, domain: str) -> bool:
+        """Whether mail for this domain (empty: a bare name) is for this host. Raises AddressSyntaxError."""
+        if not domain or domain in self._domains:
+            return True
+        if domain.startswith("["):
+            return self._is_own_address(parse_literal(domain))
+        return normal_domain(domain) in self._domains
+
+
 class Router:
-    """Decides for each recipient. One for each listener: the listener says whether mail may leave (`may_relay`)."""
+    """Decides for each recipient. One for each listener: the listener says whether mail may leave (`may_relay`).
+
+    What an alias or a user's own `.forward` sends elsewhere may always leave. `own` reads what a user decides about
+    their mailbox, None where users have no say.
+    """
 
     def __init__(
         self,
-        domains: Iterable[str],
+        is_local: Callable[[str], bool],
         users: Users,
         *,
         may_relay: bool,
-        is_own_address: Callable[[IPAddress], bool],
+        aliases: Aliases | None = None,
+        forwarding: Forwarding | None = None,
+        own: Callable[[str], Own] | None = None,
     ) -> None:
-        self._domains = frozenset(normal_domain(d) for d in domains)
+        self._is_local = is_local
         self._users = users
         self._may_relay = may_relay
-        self._is_own_address = is_own_address
+        self._expander = Expander(aliases, is_local, self._mailbox)
+        self._forwarding = forwarding
+        self._own = own
 
-    def routes(self, address: Address) -> tuple[Route, ...]:
-        """The ways of mail for `address`. Raises Refusal."""
+    def routes(self, address: Address, sender: Address = NULL_PATH) -> tuple[Route, ...]:
+        """The ways of mail from `sender` for `address`. Raises Refusal."""
         try:
             local = self._is_local(address.domain)
         except AddressSyntaxError:
@@ -38,20 +67,112 @@ class Router:
             if not self._may_relay:
                 raise Refusal(replies.RELAY_DENIED)
             return (Remote(address),)
-        user = user_of(address.local)
+        if back := self._way_back(address, sender):
+            return back
+        return self._ends(address, self._expand(address), sender)
+
+    def expand(self, address: Address) -> Expansion:
+        """Where the aliases lead from an address of this host. Raises AliasesUnreadable, UsersUnreadable."""
+        return self._expander.expand(address)
+
+    def _mailbox(self, local_part: str) -> str | None:
+        user = user_of(local_part)
+        return self._users.mailbox(user) if user is not None else None
+
+    def _way_back(self, address: Address, sender: Address) -> tuple[Route, ...]:
+        """Of a bounce to mail that was forwarded here; nothing for other addresses. Raises Refusal."""
+        if self._forwarding is None:
+            return ()
         try:
-            mailbox = self._users.mailbox(user) if user is not None else None
+            original = self._forwarding.reverse(address.local)
+        except SRSError as error:
+            raise Refusal(replies.bad_return_address(str(error))) from None
+        except OSError as error:
+            log.error("forward.key_unreadable", error=str(error))
+            raise Refusal(replies.USERS_UNREADABLE) from None
+        if original is None:
+            return ()
+        if not sender.is_null:
+            # It was made for bounces; as an address for anybody it would be a way through this host.
+            raise Refusal(replies.bad_return_address("it takes bounces only"))
+        return (Remote(original),)
+
+    def _expand(self, address: Address) -> Expansion:
+        try:
+            found = self._expander.expand(address)
         except UsersUnreadable:
             raise Refusal(replies.USERS_UNREADABLE) from None
-        if mailbox is None:
-            raise Refusal(replies.NO_SUCH_USER)
-        return (Local(mailbox),)
+        except AliasesUnreadable:
+            raise Refusal(replies.ALIASES_UNREADABLE) from None
+        if found.problems:
+            log.error("alias.broken", recipient=str(address), error=found.problems[0])
+            raise Refusal(replies.ALIAS_BROKEN)
+        if found.failures and (found.ends or found.dropped):
+            log.warning("alias.target_refused", recipient=str(address), targets=[name for name, _ in found.failures])
+        return found
 
-    def _is_local(self, domain: str) -> bool:
-        if not domain:
-            return True
-        if domain in self._domains:
-            return True
-        if domain.startswith("["):
-            return self._is_own_address(parse_literal(domain))
-        return normal_domain(domain) in self._domains
+    def _ends(self, address: Address, found: Expansion, sender: Address) -> tuple[Route, ...]:
+        """The routes of an expansion. Raises Refusal."""
+        routes: dict[Route, None] = {}
+        for target, owner in found.remote.items():
+            routes[Remote(target, owner, forwarded=True)] = None
+        blocked = False
+        for user, owner in found.mailboxes.items():
+            own = self._own(user) if self._own else None
+            if own is not None and own.blocks(sender):
+                blocked = True
+                continue
+            routes |= dict.fromkeys(self._of_user(user, owner, own, final=user in found.final))
+        if routes:
+            return tuple(routes)
+        if blocked:
+            raise Refusal(replies.BLOCKED_BY_RECIPIENT)
+        if found.dropped:
+            return ()
+        text = next((text for _, text in found.failures if text), None)
+        raise Refusal(replies.closed(text) if text else replies.NO_SUCH_USER)
+
+    def _of_user(self, user: str, owner: Address | None, own: Own | None, *, final: bool) -> list[Route]:
+        """The mailbox of a user, or where they want their mail to go; from user to user, too."""
+        routes: list[Route] = []
+        waiting = {user: own}
+        seen = {user}
+        while waiting:
+            name, own = waiting.popitem()
+            forward = own.forward if own and not final else None
+            if forward is None or len(routes) > MAX_TARGETS:
+                routes.append(Local(name, owner))
+                continue
+            if forward.complaints:
+                log.warning("forward.broken", user=name, complaints=list(forward.complaints))
+            leads_on = False
+            for end in self._forward_ends(forward):
+                leads_on = True
+                if isinstance(end, Remote):
+                    routes.append(Remote(end.address, owner, forwarded=True, keeper=name))
+                elif end.user not in seen:
+                    seen.add(end.user)
+                    waiting[end.user] = self._own(end.user) if self._own else None
+                elif end.user not in waiting:
+                    # `\bob`, or a circle of users: a mailbox is where it ends.
+                    routes.append(Local(end.user, owner))
+            if forward.complaints or not leads_on:
+                # What cannot be understood must not lose mail.
+                routes.append(Local(name, owner))
+        return routes
+
+    def _forward_ends(self, forward: Forward) -> Iterator[Local | Remote]:
+        """Where the lines of a `.forward` lead: elsewhere, to a mailbox, through aliases to several."""
+        for target in forward.targets:
+            try:
+                if not self._is_local(target.address.domain):
+                    yield Remote(target.address)
+                    continue
+                found = self._expander.expand(target.address, final=target.final)
+            except (AddressSyntaxError, UsersUnreadable, AliasesUnreadable):
+                continue
+            if found.problems:
+                log.error("alias.broken", recipient=str(target.address), error=found.problems[0])
+                continue
+            yield from (Local(name) for name in found.mailboxes)
+            yield from (Remote(address) for address in found.remote)

@@ -14,7 +14,8 @@ from support.server import Server
 @pytest.mark.parametrize("ipv6", [False, True], ids=["IPv4", "IPv6"])
 def test_stored_as_documented(server: Server, listener: str, ipv6: bool) -> None:
     """Number, status, header added, content byte for byte; one id in reply, log and Received."""
-    content = b"Subject: test\r\n\r\n..two dots, and \xff\r\n\r\nend\r\n"
+    complete = b"From: a@b.example\r\nDate: Wed, 25 Nov 2026 20:00:00 +0000\r\nMessage-ID: <1@b.example>\r\n"
+    content = complete + b"Subject: test\r\n\r\n..two dots, and \xff\r\n\r\nend\r\n"
     with server.client(listener, ipv6=ipv6) as client:
         client.begin("Bob@DOM.fr")
         answer = client.data(content)
@@ -26,6 +27,7 @@ def test_stored_as_documented(server: Server, listener: str, ipv6: bool) -> None
         rb"Delivered-To: Bob@DOM\.fr\n"
         rb"(Received: from client\.example \(\[([^]]+)\]\)\n\tby mail\.dom\.fr with ESMTP id (\w+)\n?"
         rb"\s+for <Bob@DOM\.fr>;\n\t[^\n]+\n)"
+        rb"From: a@b\.example\nDate: Wed, 25 Nov 2026 20:00:00 \+0000\nMessage-ID: <1@b\.example>\n"
         rb"Subject: test\n\n\.two dots, and \xff\n\nend\n",
         message,
     )

@@ -135,7 +135,7 @@ def test_curl(servers: Servers, certificate: Certificate, tmp_path: Path) -> Non
             home=tmp_path,
         )
     stored = server.messages("bob")
-    assert all(m.endswith(b"Subject: from curl\n\n.hidden\n") for m in stored.values())
+    assert all(b"\nSubject: from curl\n" in m and m.endswith(b"\n\n.hidden\n") for m in stored.values())
     assert [b" with ESMTPS " in stored[n] for n in (1, 2)] == [False, True]
 
 

@@ -13,7 +13,8 @@ from support.client import Answer
 from support.faultserver import EXTENSIONS, FaultServer, say
 from support.server import Server, Servers, clean_environment, program, wait_until
 
-CONTENT = b"Subject: test\r\nMessage-ID: <1@dom.fr>\r\n\r\n..two dots\r\n..\r\nend\r\n"
+COMPLETE = b"From: a@dom.fr\r\nDate: Wed, 25 Nov 2026 20:00:00 +0000\r\nMessage-ID: <1@dom.fr>\r\n"
+CONTENT = COMPLETE + b"Subject: test\r\n\r\n..two dots\r\n..\r\nend\r\n"
 ARRIVES = CONTENT.replace(b"\r\n..", b"\r\n.")
 
 
@@ -87,7 +88,7 @@ def test_here_and_elsewhere_at_once(servers: Servers) -> None:
 
 def test_a_large_message(servers: Servers) -> None:
     body = b"".join(b"%07d %s\r\n" % (n, b"x" * 60) for n in range(70_000))
-    content = b"Subject: large\r\n\r\n" + body
+    content = COMPLETE + b"Subject: large\r\n\r\n" + body
     for extensions in (EXTENSIONS, tuple(e for e in EXTENSIONS if e != "CHUNKING")):
         with FaultServer(extensions=extensions) as sink:
             server = servers.start(*relay(sink))

@@ -431,7 +431,7 @@ def test_a_thousand_recipients_with_the_shipped_limits(servers: Servers) -> None
 @pytest.fixture(scope="module")
 def lasting(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
     """One server for all examples."""
-    with Servers(tmp_path_factory.mktemp("lasting")) as servers, servers.start().client() as client:
+    with Servers(tmp_path_factory.mktemp("lasting")) as servers, servers.start().client("network") as client:
         client.ehlo()
         yield servers, client
 

@@ -28,7 +28,7 @@ from smtpmail.settings.values import Endpoint
 from smtpmail.spool.commit import commit
 from smtpmail.spool.mailbox import Spool
 from smtpmail.spool.queue import QueueStore
-from smtpmail.users.routing import Router
+from smtpmail.users.routing import LocalDomains, Router
 from smtpmail.users.users import Users
 from support.faultserver import FaultServer
 
@@ -153,7 +153,7 @@ class Queue:
         (self.spool_path / ".queue").mkdir(parents=True, exist_ok=True)
         self.store = QueueStore(str(self.spool_path / ".queue"))
         self.spool = Spool(str(self.spool_path))
-        self.router = Router(["dom.fr"], Users(None, lambda *_: None), may_relay=True, is_own_address=is_own_address)
+        self.router = Router(LocalDomains(["dom.fr"], is_own_address), Users(None, lambda *_: None), may_relay=True)
         accept = Accept(
             self.spool, self.store, "mail.dom.fr", lambda new: new.queued and self.runner.submit(new.queued)
         )

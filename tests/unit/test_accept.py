@@ -32,7 +32,15 @@ class Door:
         (folder / ".queue").mkdir()
         self.queue = QueueStore(str(folder / ".queue"))
         self.announced: list[Accepted] = []
-        self.accept = Accept(Spool(str(folder)), self.queue, "mail.dom.fr", self.announced.append, lambda: NOW)
+        self.accept = Accept(
+            Spool(str(folder)),
+            self.queue,
+            "mail.dom.fr",
+            self.announced.append,
+            lambda: NOW,
+            rewrite=lambda sender: Address(f"srs-{sender.local}", "dom.fr"),
+            origin="dom.fr",
+        )
 
     def take(self, envelope: Envelope, content: bytes, step: int = 10_000) -> None:
         incoming = self.accept.begin(envelope)
@@ -94,8 +102,8 @@ def test_here_and_elsewhere(door: Door) -> None:
     assert door.queued().startswith(b"Received: from client.example")
     (accepted,) = door.announced
     assert accepted.header == b"Subject: x\n"
-    assert accepted.queued is not None
-    assert [r.address for r in accepted.queued.recipients] == ["anna@example.net"]
+    (item,) = accepted.queued
+    assert [r.address for r in item.recipients] == ["anna@example.net"]
 
 
 def test_a_recipient_with_several_routes(door: Door) -> None:
@@ -154,9 +162,11 @@ def test_a_mailbox_that_fails_gets_it_later(door: Door) -> None:
     assert door.files("carol") == ["1", "1.status"]
     (announced,) = door.announced
     assert announced.queued is not None
-    found = [(r.address, r.user) for r in announced.queued.recipients]
+    found = [(r.address, r.user) for item in announced.queued for r in item.recipients]
     assert found == [("bob+a@dom.fr", "bob"), ("bob+b@dom.fr", "bob")]
-    assert door.queue.load(announced.queued.id).recipients == announced.queued.recipients
+    assert [door.queue.load(item.id).recipients for item in announced.queued] == [
+        i.recipients for i in announced.queued
+    ]
     assert door.queued().startswith(b"Received: ") and door.queued().endswith(b"Subject: x\n\nx\n")
 
 
@@ -226,3 +236,131 @@ def test_without_a_commit_nothing_is_left(door: Door) -> None:
     incoming.close()
     assert door.files("bob") == []
     assert door.queue.ids() == []
+
+
+# -- what is sent on
+
+LIST = "list@dom.fr"
+
+
+def forwarded(address: str, *, sender: str | None = None, keeper: str | None = None) -> Remote:
+    owner = parse_address(sender) if sender else None
+    return Remote(parse_address(address), owner, forwarded=True, keeper=keeper)
+
+
+def recipient(address: str, *routes: Route, notify: tuple[str, ...] = ()) -> Recipient:
+    return Recipient(parse_address(address), routes, notify)
+
+
+def message_to(*recipients: Recipient, peer: Peer = PEER) -> Envelope:
+    envelope = Envelope(ALICE, peer, "client.example", esmtp=True)
+    envelope.recipients += recipients
+    return envelope
+
+
+def queue_of(door: Door) -> list[tuple[str, list[str], list[tuple[str, ...]]]]:
+    items = sorted((door.queue.load(id_) for id_ in door.queue.ids()), key=lambda item: item.sender)
+    return [(i.sender, [r.address for r in i.recipients], [r.notify for r in i.recipients]) for i in items]
+
+
+def test_a_forward_leaves_in_our_name(door: Door) -> None:
+    """Nobody is told of its failure: senders are forged. The message itself has its own envelope."""
+    envelope = message_to(recipient("bob@dom.fr", forwarded("b@example.net"), Local("bob")), recipient(*ANNA))
+    door.take(envelope, b"Subject: x\n\nHello\n")
+    assert queue_of(door) == [
+        ("alice@example.org", ["anna@example.net"], [()]),
+        ("srs-alice@dom.fr", ["b@example.net"], [("NEVER",)]),
+    ]
+    assert door.files("bob") == ["1", "1.status"]
+    assert b"Return-Path: <alice@example.org>\n" in (door.path / "bob" / "1").read_bytes()
+    ids = [item.id for item in door.announced[0].queued]
+    assert ids[0] == envelope.id
+    with door.queue.open_content(door.queue.load(ids[1])) as content:
+        text = content.read()
+    assert text.startswith(b"Delivered-To: bob@dom.fr\nReceived: from client.example")
+    assert text.endswith(b"\nSubject: x\n\nHello\n")
+
+
+def test_each_forwarding_address_has_an_envelope(door: Door) -> None:
+    door.take(
+        message_to(
+            recipient("bob@dom.fr", forwarded("x@example.net")),
+            recipient(
+                "sales@dom.fr", forwarded("x@example.net"), forwarded("y@example.net"), forwarded("y@example.net")
+            ),
+        ),
+        b"\nx\n",
+    )
+    assert [addresses for _, addresses, _ in queue_of(door)] == [["x@example.net"], ["x@example.net", "y@example.net"]]
+
+
+def test_an_owner_gets_the_bounces(door: Door) -> None:
+    owner = "owner-list@dom.fr"
+    routes = [forwarded("x@example.net", sender=owner), Local("bob", parse_address(owner)), Local("anna")]
+    door.take(message_to(recipient(LIST, *routes), recipient("anna@dom.fr", Local("anna"))), b"\nx\n")
+    assert queue_of(door) == [(owner, ["x@example.net"], [()])]
+    assert (door.path / "bob" / "1").read_bytes().startswith(b"Return-Path: <owner-list@dom.fr>\n")
+    assert (door.path / "anna" / "1").read_bytes().startswith(b"Return-Path: <alice@example.org>\n")
+
+
+@pytest.mark.parametrize(
+    ("field", "loops"),
+    [
+        (b"Delivered-To: bob@dom.fr\n", True),
+        (b"X: 1\ndelivered-to:  Bob@DOM.fr \n", True),
+        (b"Delivered-To: anna@dom.fr\nDelivered-To: nonsense\n", False),
+        (b"X-Delivered-To: bob@dom.fr\n", False),
+    ],
+)
+def test_loops_end(door: Door, field: bytes, loops: bool) -> None:
+    """What a user forwards stays in their mailbox when it comes back; what an alias forwards is refused."""
+    by_user = recipient("bob@dom.fr", forwarded("x@example.net", keeper="bob"))
+    door.take(message_to(by_user), field + b"\nx\n")
+    assert (door.files("bob"), len(queue_of(door))) == ((["1", "1.status"], 0) if loops else ([], 1))
+    by_alias = message_to(recipient("bob@dom.fr", forwarded("x@example.net")))
+    if loops:
+        with pytest.raises(Refusal, match=r"554 5\.4\.6"):
+            door.take(by_alias, field + b"\nx\n")
+    else:
+        door.take(by_alias, field + b"\nx\n")
+
+
+def test_taken_and_dropped(door: Door) -> None:
+    door.take(message_to(recipient("spam@dom.fr")), b"\nx\n")
+    assert queue_of(door) == []
+    assert len(door.announced) == 1
+
+
+# -- what programs of this host leave out
+
+
+def test_a_local_message_is_completed(door: Door) -> None:
+    local = Peer("127.0.0.1", 4711, "loopback")
+    envelope = message_to(recipient(*BOB), recipient(*ANNA), peer=local)
+    door.take(envelope, b"To: bob\nBcc: secret\n\nx\n")
+    for text in ((door.path / "bob" / "1").read_bytes(), door.queued()):
+        assert b"\nTo: bob@dom.fr\nFrom: alice@example.org\nDate: " in text
+        assert f"\nMessage-ID: <{envelope.id}@mail.dom.fr>\n\nx\n".encode() in text
+        assert b"secret" not in text
+    item = door.queue.load(envelope.id)
+    # Its lines were counted as they came here: with LF.
+    assert item.size == len(door.queued()) + door.queued().count(b"\n") - 4
+
+
+def test_a_message_of_the_network_is_not(door: Door) -> None:
+    content = b"To: bob\nBcc: secret\n\nx\n"
+    door.take(to(BOB), content)
+    assert (door.path / "bob" / "1").read_bytes().endswith(b"\n" + content)
+
+
+def test_a_bcc_cannot_hide_behind_a_long_header(door: Door) -> None:
+    content = b"X: " + b"y" * 300_000 + b"\nBcc: secret\n\nx\n"
+    with pytest.raises(Refusal, match=r"552 5\.3\.4"):
+        door.take(message_to(recipient(*BOB), peer=Peer("127.0.0.1", 4711, "loopback")), content)
+
+
+def test_a_long_text_without_a_header_is_no_header(door: Door) -> None:
+    door.take(message_to(recipient(*BOB), peer=Peer("127.0.0.1", 4711, "loopback")), b"x" * 300_000 + b"\n")
+    text = (door.path / "bob" / "1").read_bytes()
+    assert b"\nMessage-ID: " in text
+    assert text.endswith(b"\n\n" + b"x" * 300_000 + b"\n")

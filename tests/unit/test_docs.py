@@ -14,6 +14,7 @@ import smtpmail
 from smtpmail.admin import sendmail_options
 from smtpmail.mail.envelope import Peer
 from smtpmail.mail.queued import Item, QueuedRecipient, encode_envelope
+from smtpmail.metrics.families import FAMILIES
 from smtpmail.settings import config
 from smtpmail.smtp import replies
 from smtpmail.smtp.session import Limits, Session
@@ -112,6 +113,32 @@ def test_every_setting_is_documented() -> None:
     match = re.search(r"<!-- settings -->\n(.*?)\n<!-- /settings -->", page("operating.md"), re.DOTALL)
     assert match
     assert match[1] == settings_table(), f"docs/operating.md, between <!-- settings -->:\n{settings_table()}"
+
+
+def sample_names() -> set[str]:
+    """All names of samples, as queries use them."""
+    names = set()
+    for family in FAMILIES:
+        ends = ("_bucket", "_count", "_sum") if family.buckets else ("_total",) if family.kind == "counter" else ("",)
+        names |= {family.name + end for end in ends}
+    return names
+
+
+def test_every_metric_is_documented() -> None:
+    match = re.search(r"<!-- metrics -->\n(.*?)\n<!-- /metrics -->", page("operating.md"), re.DOTALL)
+    assert match
+    for family in FAMILIES:
+        name = family.name + ("_total" if family.kind == "counter" else "")
+        labels = ", ".join(f"`{label}`: {', '.join(values)}" for label, values in family.labels)
+        assert f"| `{name}` | {family.kind} | {labels} | {family.help} |" in match[1]
+    assert len(match[1].splitlines()) == len(FAMILIES) + 2
+
+
+def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
+    panels = json.loads((DOCS / "grafana.json").read_text())["panels"]
+    asked = {name for panel in panels for t in panel["targets"] for name in re.findall(r"smtpmail_\w+", t["expr"])}
+    assert len(asked) > 8
+    assert asked <= sample_names()
 
 
 def test_every_option_of_sendmail_is_documented() -> None:

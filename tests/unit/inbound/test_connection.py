@@ -16,6 +16,7 @@ from support.server import wait_until
 from smtpmail import log as log_module
 from smtpmail.accept import Accept
 from smtpmail.inbound.connection import Connection
+from smtpmail.inbound.gate import Gate
 from smtpmail.mail.envelope import Peer
 from smtpmail.smtp.session import Limits, Session
 from smtpmail.spool.mailbox import Spool
@@ -37,7 +38,9 @@ class Line:
         theirs.settimeout(timeout)
         self.sock.settimeout(30)
         session = Session("mail.dom.fr", PEER, Limits(10_000, 10))
-        self.connection = Connection(theirs, PEER, session, routes, accept, timeout, None)
+        self.connection = Connection(
+            theirs, PEER, session, Gate(lambda address, _: routes(address)), accept, timeout, None
+        )
         self.thread = threading.Thread(target=self.connection.run, daemon=True)
         self.thread.start()
         self._input = self.sock.makefile("rb")

@@ -301,7 +301,7 @@ def test_a_local_part_has_its_case() -> None:
     for line in (EHLO, MAIL, "RCPT TO:<Anna@example.org>", "RCPT TO:<anna@EXAMPLE.org>", "RCPT TO:<anna@example.org>"):
         dialogue.say(line)
     dialogue.send("DATA\r\n.\r\n")
-    remote = [str(address) for _, address in dialogue.messages[0].envelope.remote]
+    remote = [str(route.address) for _, route in dialogue.messages[0].envelope.remote]
     assert remote == ["Anna@example.org", "anna@EXAMPLE.org"]
 
 

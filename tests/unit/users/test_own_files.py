@@ -11,14 +11,14 @@ import pytest
 from smtpmail.mail.address import NULL_PATH, Address, parse_address
 from smtpmail.users.alias_syntax import Target
 from smtpmail.users.blocked import BlockedFile, parse_blocked
-from smtpmail.users.own import MAX_TARGETS, Forward, parse_forward, read_blocked, read_forward
+from smtpmail.users.own import MAX_TARGETS, Forward, Own, parse_forward
 
 
 def test_forward(tmp_path: Path) -> None:
-    assert read_forward(str(tmp_path)) is None
-    assert read_forward(str(tmp_path / "nobody")) is None
+    assert Own(str(tmp_path)).forward is None
+    assert Own(str(tmp_path / "nobody")).forward is None
     (tmp_path / ".forward").write_text("# away\nbob@example.net, carol@example.org\n\n\\bob   # and here\n")
-    assert read_forward(str(tmp_path)) == Forward(
+    assert Own(str(tmp_path)).forward == Forward(
         (
             Target(Address("bob", "example.net")),
             Target(Address("carol", "example.org")),
@@ -81,12 +81,11 @@ def test_hostile_files(tmp_path: Path, make: Callable[[Path], object]) -> None:
         box = tmp_path / name.strip(".")
         box.mkdir()
         make(box / name)
-    forward = read_forward(str(tmp_path / "forward"))
+    forward = Own(str(tmp_path / "forward")).forward
     assert forward is not None
     assert forward.targets == ()
     assert len(forward.complaints) == 1
-    blocked = read_blocked(str(tmp_path / "blocked"))
-    assert blocked is not None
+    blocked = Own(str(tmp_path / "blocked")).blocked
     assert not blocked.has(Address("x", "example.net"))
     assert len(blocked.complaints) == 1
 
@@ -95,7 +94,7 @@ def test_a_mailbox_that_is_a_link(tmp_path: Path) -> None:
     (tmp_path / "anna").mkdir()
     (tmp_path / "anna" / ".forward").write_text("x@example.net\n")
     (tmp_path / "bob").symlink_to("anna")
-    assert read_forward(str(tmp_path / "bob")) is None
+    assert Own(str(tmp_path / "bob")).forward is None
 
 
 @pytest.mark.parametrize(

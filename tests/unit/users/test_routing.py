@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from smtpmail.mail.address import Address, parse_path
-from smtpmail.mail.route import Local, Route
+from smtpmail.mail.address import NULL_PATH, Address, parse_address, parse_path
+from smtpmail.mail.route import Local, Remote, Route
+from smtpmail.mail.srs import SRSError
 from smtpmail.network import IPAddress
 from smtpmail.smtp import replies
 from smtpmail.smtp.replies import Refusal, Reply
-from smtpmail.users.routing import Router
+from smtpmail.users.aliases import Aliases
+from smtpmail.users.forwarding import Forwarding
+from smtpmail.users.own import Own
+from smtpmail.users.routing import LocalDomains, Router
 from smtpmail.users.users import Users, parse_users, user_of
 
 
@@ -21,7 +25,7 @@ def own(address: IPAddress) -> bool:
 
 
 def router(users: Users | None = None, domains: tuple[str, ...] = ("dom.fr", "second.fr")) -> Router:
-    return Router(domains, users or Users(None, lambda *_: None), may_relay=False, is_own_address=own)
+    return Router(LocalDomains(domains, own), users or Users(None, lambda *_: None), may_relay=False)
 
 
 def way(asked: Router, address: Address) -> Route | Reply:
@@ -190,3 +194,156 @@ def test_a_file_that_cannot_be_read_is_451(file: Path, fault: str) -> None:
         file.rmdir()
     file.write_text("bob\n")
     assert way(routes, bob) == Local("bob")
+
+
+# -- aliases, forwards, blocked senders
+
+ALICE = parse_address("alice@example.org")
+
+
+class Host:
+    """Two users with mailbox folders, aliases, and a key."""
+
+    def __init__(self, folder: Path, aliases: str = "") -> None:
+        self.spool = folder / "spool"
+        for user in ("bob", "anna", "carol"):
+            (self.spool / user).mkdir(parents=True)
+        (folder / "users").write_text("bob\nanna\ncarol\n")
+        (folder / "aliases").write_text(aliases)
+        self.users = users_of(folder / "users")
+        self.is_local = LocalDomains(("dom.fr", "second.fr"), own)
+        self.now = 1_800_000_000.0
+        self.forwarding = Forwarding(str(folder), "dom.fr", self.is_local, lambda: self.now)
+        self.aliases = Aliases(str(folder / "aliases"))
+
+    def router(self, *, may_relay: bool = False) -> Router:
+        return Router(
+            self.is_local,
+            self.users,
+            may_relay=may_relay,
+            aliases=self.aliases,
+            forwarding=self.forwarding,
+            own=lambda user: Own(str(self.spool / user)),
+        )
+
+    def write(self, user: str, **files: str) -> None:
+        for name, text in files.items():
+            (self.spool / user / f".{name}").write_text(text)
+
+    def ways(self, address: str, sender: Address = ALICE) -> set[str] | Reply:
+        """Mailboxes and addresses, or the refusal."""
+        try:
+            routes = self.router().routes(parse_address(address), sender)
+        except Refusal as refusal:
+            return refusal.reply
+        return {route.user if isinstance(route, Local) else str(route.address) for route in routes}
+
+
+def test_an_alias_may_leave_from_the_network(tmp_path: Path) -> None:
+    host = Host(tmp_path, "sales: bob, x@example.net\nowner-sales: anna")
+    owner = parse_address("owner-sales@dom.fr")
+    routes = host.router().routes(parse_address("sales@dom.fr"), ALICE)
+    assert set(routes) == {
+        Local("bob", owner),
+        Remote(parse_address("x@example.net"), owner, forwarded=True),
+    }
+    assert host.ways("x@example.net") == replies.RELAY_DENIED
+
+
+@pytest.mark.parametrize(
+    ("aliases", "address", "reply"),
+    [
+        ("x: :fail: Gone since May", "x@dom.fr", "550 5.2.1 Gone since May"),
+        ("x: ghost", "x@dom.fr", "550 5.1.1 No such user here"),
+        ("x: y\ny: x", "x@dom.fr", "451 4.3.5 Where this address leads cannot be told now, try again later"),
+        ("x: |cmd", "x@dom.fr", "451 4.3.5 Where this address leads cannot be told now, try again later"),
+    ],
+)
+def test_refusals_of_aliases(tmp_path: Path, aliases: str, address: str, reply: str) -> None:
+    assert str(Host(tmp_path, aliases).ways(address)) == reply
+
+
+def test_a_blackhole_takes_all(tmp_path: Path) -> None:
+    assert Host(tmp_path, "x: :blackhole:").ways("x@dom.fr") == set()
+
+
+@pytest.mark.parametrize(
+    ("forwards", "ways"),
+    [
+        ({}, {"bob"}),
+        ({"bob": "x@example.net"}, {"x@example.net"}),
+        ({"bob": "x@example.net\n\\bob"}, {"x@example.net", "bob"}),
+        ({"bob": "x@example.net\nbob"}, {"x@example.net", "bob"}),
+        ({"bob": "anna"}, {"anna"}),
+        ({"bob": "anna@second.fr"}, {"anna"}),
+        ({"bob": "anna", "anna": "x@example.net"}, {"x@example.net"}),
+        ({"bob": "anna", "anna": "bob"}, {"bob"}),
+        ({"bob": "anna\ncarol", "anna": "carol"}, {"carol"}),
+        ({"bob": "team"}, {"anna", "t@example.net"}),
+        ({"bob": "ghost"}, {"bob"}),
+        ({"bob": "loop"}, {"bob"}),
+        ({"bob": "# nobody\n"}, {"bob"}),
+        ({"bob": "|vacation"}, {"bob"}),
+        ({"bob": "x@example.net\n/etc/passwd"}, {"x@example.net", "bob"}),
+    ],
+)
+def test_forwards(tmp_path: Path, forwards: dict[str, str], ways: set[str]) -> None:
+    host = Host(tmp_path, "team: anna, t@example.net\nloop: loop2\nloop2: loop\nboss: \\bob")
+    for user, text in forwards.items():
+        host.write(user, forward=text)
+    assert host.ways("bob@dom.fr") == ways
+    assert host.ways("boss@dom.fr") == {"bob"}
+
+
+def test_a_forward_names_the_keeper(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    host.write("bob", forward="anna")
+    host.write("anna", forward="x@example.net")
+    (route,) = host.router().routes(parse_address("bob@dom.fr"))
+    assert route == Remote(parse_address("x@example.net"), forwarded=True, keeper="anna")
+
+
+def test_forwards_that_multiply_are_bounded(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    many = "\n".join(f"u{n}@example.net" for n in range(100))
+    for user, other in (("bob", "anna"), ("anna", "carol"), ("carol", "bob")):
+        host.write(user, forward=f"{other}\n{many}")
+    ways = host.ways("bob@dom.fr")
+    assert isinstance(ways, set)
+    assert len(ways) <= 103
+
+
+def test_blocked_by_a_user(tmp_path: Path) -> None:
+    host = Host(tmp_path, "both: bob, anna")
+    host.write("bob", blocked="example.org\n")
+    assert host.ways("bob@dom.fr") == replies.BLOCKED_BY_RECIPIENT
+    assert host.ways("both@dom.fr") == {"anna"}
+    assert host.ways("bob@dom.fr", NULL_PATH) == {"bob"}
+    assert host.ways("bob@dom.fr", parse_address("x@example.com")) == {"bob"}
+
+
+def test_the_way_back_of_a_bounce(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    rewritten = host.forwarding.rewrite(ALICE)
+    assert host.forwarding.rewrite(parse_address("bob@second.fr")) == parse_address("bob@second.fr")
+    assert host.ways(str(rewritten), NULL_PATH) == {"alice@example.org"}
+    refused = host.ways(str(rewritten), parse_address("spam@example.com"))
+    assert isinstance(refused, Reply)
+    assert refused.code == 550
+    forged = host.ways(str(rewritten).replace("alice", "carol"), NULL_PATH)
+    assert isinstance(forged, Reply)
+    assert forged.code == 550
+    host.now += 30 * 86400
+    assert isinstance(host.ways(str(rewritten), NULL_PATH), Reply)
+
+
+def test_one_key_for_all(tmp_path: Path) -> None:
+    first, second = Host(tmp_path / "a"), Host(tmp_path / "b")
+    key = tmp_path / "a" / ".srs-key"
+    rewritten = first.forwarding.rewrite(ALICE)
+    assert key.stat().st_mode & 0o777 == 0o600
+    again = Forwarding(str(tmp_path / "a"), "dom.fr", first.is_local, lambda: first.now)
+    assert again.reverse(rewritten.local) == ALICE
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [".srs-key", "aliases", "spool", "users"]
+    with pytest.raises(SRSError):
+        second.forwarding.reverse(rewritten.local)

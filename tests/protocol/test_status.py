@@ -1,0 +1,85 @@
+"""`smtpmail status` beside the real server."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.server import Server, Servers, clean_environment
+
+from smtpmail.admin.status import unseen
+
+
+def run(server: Server, *options: str) -> tuple[int, dict[str, dict[str, Any]], str]:
+    """Exit status, the rows by name, and the page for people."""
+    host, port = server.address()
+    arguments = ["--spool", str(server.spool), "-s", "dom.fr", "-H", "mail.dom.fr", "--no-network", *options]
+    command = [sys.executable, "-m", "smtpmail", "status", "--loopback", f"{host}:{port}", *arguments]
+    made = [
+        subprocess.run([*command, *more], capture_output=True, text=True, check=False, env=clean_environment())
+        for more in (["--json"], [])
+    ]
+    rows = {row["name"]: row for row in json.loads(made[0].stdout)["checks"]}
+    # The journal and the disks are the machine's.
+    ours = [row["level"] for name, row in rows.items() if name not in ("errors", "disk spool", "disk queue")]
+    return max(("ok", "warning", "critical").index(level) for level in ours), rows, made[1].stdout
+
+
+def test_all_is_well(server: Server) -> None:
+    with server.client() as client:
+        client.ehlo()
+        client.deliver(b"Subject: x\r\n\r\nx\r\n", "bob@dom.fr", "x@example.net")
+    server.wait_event("delivery.deferred")
+    (server.spool / "bob" / ".mh_sequences").write_text("cur: 1\nunseen: 1 3-5\n")
+    status, rows, page = run(server)
+    assert status == 0
+    assert rows["listeners"]["text"] == "1 answer"
+    assert rows["queue"]["data"]["messages"] == 1
+    assert rows["queue"]["data"]["destinations"].keys() == {"example.net"}
+    assert rows["mailboxes"]["data"] == {"mailboxes": 1, "new": {"bob": 4}}
+    assert "    1  example.net, the oldest" in page
+    assert len(page.splitlines()) < 24
+
+
+def test_a_server_that_is_down(servers: Servers) -> None:
+    server = servers.start()
+    server.stop()
+    status, rows, page = run(server)
+    assert status == 2
+    assert "is the server running?" in rows["listeners"]["text"]
+    assert "critical  listeners" in page
+
+
+def test_a_message_that_waits_for_long(server: Server) -> None:
+    with server.client() as client:
+        client.ehlo()
+        client.deliver(b"Subject: x\r\n\r\nx\r\n", "x@example.net")
+    server.wait_event("delivery.deferred")
+    (path,) = (p for p in (server.spool / ".queue").iterdir() if p.name[0] != "." and not p.suffix)
+    envelope, newline, content = path.read_bytes().partition(b"\n")
+    changed = json.loads(envelope)
+    changed["arrived"] -= 5 * 3600
+    path.write_bytes(json.dumps(changed).encode() + newline + content)
+    status, rows, _ = run(server)
+    assert (status, rows["queue"]["level"]) == (1, "warning")
+    assert "the oldest 5 h old" in rows["queue"]["text"]
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("unseen: 1 3-5\n", 4), ("cur: 9\n", 0), ("unseen: 5-1 x 7-y - 2\n", 1), ("", 0), ("unseen:" + " 1" * 10, 10)],
+)
+def test_unseen(tmp_path: Path, text: str, count: int) -> None:
+    (tmp_path / ".mh_sequences").write_text(text)
+    assert unseen(str(tmp_path)) == count
+
+
+def test_unseen_of_a_hostile_folder(tmp_path: Path) -> None:
+    assert unseen(str(tmp_path)) == 0
+    os.mkfifo(tmp_path / ".mh_sequences")
+    assert unseen(str(tmp_path)) == 0
