@@ -7,7 +7,7 @@ PORT := 2525
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup lint test-unit test-protocol test-network test-hosts test-vagrant bench clean
+.PHONY: help run test setup lint test-unit test-protocol test-network test-hosts test-vagrant deb bench clean
 
 help:  ## What can be made
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -43,6 +43,9 @@ test-hosts: $(VENV)/tests-installed  ## Hosts with systemd, set up by the Ansibl
 
 test-vagrant:  ## Virtual machines by `vagrant up`, and power cuts; not a part of `make test`
 	tests/vagrant/run
+
+deb:  ## A package for Debian 13 in dist/, built and judged (lintian) in a clean Debian
+	packaging/deb
 
 bench: setup  ## Speed side by side with Postfix, in the same run (about ten minutes on a quiet machine)
 	$(BIN)/python -m tests.bench
