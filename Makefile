@@ -7,7 +7,7 @@ PORT := 2525
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup lint test-unit test-protocol test-network test-hosts test-vagrant deb bench clean
+.PHONY: help run test setup lint test-unit test-protocol test-network test-hosts test-hosts-nightly test-vagrant deb bench clean
 
 help:  ## What can be made
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -40,6 +40,9 @@ test-network: $(VENV)/tests-installed  ## Networks of namespaces, with other mai
 
 test-hosts: $(VENV)/tests-installed  ## Hosts with systemd, set up by the Ansible role
 	tests/hosts/run
+
+test-hosts-nightly: $(VENV)/tests-installed  ## Hosts that take too long for each change
+	tests/hosts/run nightly
 
 test-vagrant:  ## Virtual machines by `vagrant up`, and power cuts; not a part of `make test`
 	tests/vagrant/run

@@ -107,6 +107,46 @@ def test_an_ansible_that_is_too_old_is_refused_before_anything_else(tmp_path: Pa
     assert "changed=0" in result.stdout
 
 
+# -- installed elsewhere
+
+
+def run(*command: str | Path, **environment: str) -> str:
+    return subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True,
+        env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", **environment},
+    ).stdout  # fmt: skip
+
+
+def test_the_collection_is_built_and_installed_with_the_program_in_it(tmp_path: Path) -> None:
+    checkout = tmp_path / "checkout"
+    shutil.copytree(CHECKOUT / "ansible", checkout / "ansible", symlinks=True)
+    (checkout / "smtpmail").mkdir()
+    shutil.copy(CHECKOUT / "smtpmail" / "__init__.py", checkout / "smtpmail")
+    packer = checkout / "ansible" / "wheelhouse"
+    packer.write_text('#!/bin/sh\nmkdir -p "$1" && touch "$1/requirements.lock" "$1/smtpmail-0.1.0-py3-none-any.whl"\n')
+    run(checkout / "ansible" / "collection", tmp_path / "dist")
+    (tarball,) = (tmp_path / "dist").glob("smtpmail-server-*.tar.gz")
+    run("ansible-galaxy", "collection", "install", "--offline", "-p", tmp_path / "collections", tarball)
+    role = tmp_path / "collections" / "ansible_collections" / "smtpmail" / "server" / "roles" / "smtpmail"
+    assert (role / "files" / "wheels" / "requirements.lock").exists()
+    paths = {"ANSIBLE_COLLECTIONS_PATH": str(tmp_path / "collections")}
+    assert "smtpmail_hostname" in run("ansible-doc", "--type", "role", "smtpmail.server.smtpmail", **paths)
+    for playbook in ("deploy", "rollback"):
+        run("ansible-playbook", "-i", "smtpmail,", "--syntax-check", f"smtpmail.server.{playbook}", **paths)
+
+
+def test_the_role_is_installed_from_git(tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    shutil.copytree(CHECKOUT / "ansible", repository / "ansible", symlinks=True)
+    identity = ("-c", "user.name=test", "-c", "user.email=test@example.net")
+    run("git", "init", "-q", "-b", "main", repository)
+    run("git", "-C", repository, "add", "-A")
+    run("git", "-C", repository, *identity, "commit", "-q", "-m", "all")
+    run("ansible-galaxy", "role", "install", "-p", tmp_path / "roles", f"git+file://{repository},main,smtpmail")
+    assert (tmp_path / "roles" / "smtpmail" / "tasks" / "main.yml").exists()
+    assert (tmp_path / "roles" / "smtpmail" / "files" / "mailboxes.py").exists()
+
+
 # -- the wheels
 
 
