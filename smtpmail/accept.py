@@ -67,6 +67,7 @@ class Accept:
         *,
         rewrite: Callable[[Address], Address] = lambda sender: sender,
         origin: str | None = None,
+        min_free: int = 0,
     ) -> None:
         self.spool = spool
         self.queue = queue
@@ -75,6 +76,19 @@ class Accept:
         self.clock = clock
         self.rewrite = rewrite
         self.origin = origin
+        self.min_free = min_free
+        """Octets that must be free on disk for a message to be begun."""
+
+    def check_room(self, size: int) -> None:
+        """Raises Refusal when a message of `size` octets (0: not known) would not leave enough room."""
+        needed = self.min_free + size
+        try:
+            room = min(self.spool.free_octets(), self.queue.free_octets())
+        except OSError:
+            return  # what is wrong will be seen, and said, when the message is stored
+        if room < needed:
+            log.warning("disk.full", free=room, needed=needed)
+            raise Refusal(replies.NO_SPACE)
 
     def begin(self, envelope: Envelope) -> Incoming:
         """A message whose content follows."""
@@ -108,10 +122,14 @@ class Incoming:
             self._body.write(data)
             return
         body = self._head.feed(data)
-        if hops(self._head.head) > MAX_HOPS:
-            raise Refusal(replies.TOO_MANY_HOPS)
+        if self._head.done:
+            self._check_hops()
         if body:
             self._body.write(body)
+
+    def _check_hops(self) -> None:
+        if hops(self._head.head) > MAX_HOPS:
+            raise Refusal(replies.TOO_MANY_HOPS)
 
     def commit(self, size: int) -> None:
         """Makes the message durable, logs and announces it; `size` counts octets as received.
@@ -119,6 +137,8 @@ class Incoming:
         Raises OSError, Refusal: then nothing of it is anywhere.
         """
         accept, envelope = self._accept, self._envelope
+        if not self._head.done:
+            self._check_hops()
         self._stop_loops()
         head = self._header()
         added = fields.received(envelope, accept.hostname, self._arrived).encode() + fields.separator(head)

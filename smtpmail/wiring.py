@@ -74,8 +74,9 @@ class MailSystem:
         }
         self._queued = queued
         self.accept = Accept(
-            self.spool, self.queue, config.hostname, self._announce, rewrite=forwarding.rewrite, origin=config.origin
-        )
+            self.spool, self.queue, config.hostname, self._announce, rewrite=forwarding.rewrite, origin=config.origin,
+            min_free=config.min_free,
+        )  # fmt: skip
         self.bouncer = Bouncer(self.accept, self.routers["loopback"].routes, config.hostname)
 
     def _announce(self, accepted: Accepted) -> None:

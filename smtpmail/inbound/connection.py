@@ -183,6 +183,7 @@ class Connection:
                 self._commit(size)
             case CheckSender(envelope):
                 try:
+                    self._accept.check_room(envelope.size or 0)
                     self._gate.check_sender(envelope)
                 except Refusal as refusal:
                     session.sender_refused(refusal.reply)

@@ -35,7 +35,7 @@ class HeadReader:
     __slots__ = ("_head", "done", "oversized")
 
     def __init__(self) -> None:
-        self._head = b""
+        self._head = bytearray()
         self.done = False
         """Whether the end of the header has come, or HEAD_LIMIT."""
         self.oversized = False
@@ -44,22 +44,23 @@ class HeadReader:
     @property
     def head(self) -> bytes:
         """The header so far; in the end up to the line end before the empty line."""
-        return self._head
+        return bytes(self._head)
 
     def feed(self, data: bytes) -> bytes:
         """Takes the next piece of the content; returns what of it belongs to the body."""
         if self.done:
             return data
-        before = len(self._head)
-        text = self._head + data if before else data
-        headless = text.startswith(b"\n")
-        end = 0 if headless else text.find(b"\n\n", max(before - 1, 0), HEAD_LIMIT + 1) + 1
+        seen = max(len(self._head) - 1, 0)
+        self._head += data
+        headless = self._head.startswith(b"\n")
+        end = 0 if headless else self._head.find(b"\n\n", seen, HEAD_LIMIT + 1) + 1
         if end or headless:
             self.done = True
-        elif len(text) > HEAD_LIMIT:
+        elif len(self._head) > HEAD_LIMIT:
             self.done = self.oversized = True
             end = HEAD_LIMIT
         else:
-            end = len(text)
-        self._head = text[:end]
-        return text[end:]
+            return b""
+        rest = bytes(self._head[end:])
+        del self._head[end:]
+        return rest

@@ -175,6 +175,10 @@ class Config:
         "--max-recipients", metavar="N", read=read_count, default=1000, group="Limits",
         help="Recipients of a message.",
     )  # fmt: skip
+    min_free: int = setting(
+        "--min-free", metavar="SIZE", read=read_size, default=64 * 1024**2, group="Limits",
+        help="Octets that must be free where mailboxes and queue are: with less, mail is refused for the time being.",
+    )  # fmt: skip
     max_connections: int = setting(
         "--max-connections", metavar="N", read=read_count, default=1000, group="Limits",
         help="Connections at a time.",

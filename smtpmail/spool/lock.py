@@ -94,14 +94,23 @@ def highest_number(folder: Folder, *, apart: bool) -> int:
     return highest
 
 
-def note_number(lock: int, number: int, *, new: bool) -> None:
-    """Writes down the last number given; `new`: for the first time. Raises OSError.
-
-    It reaches the disk with the names that are synced next. So a number is not given again even if its message is
-    removed and the power fails: the names alone would not tell any more.
-    """
+def note_number(lock: int, number: int) -> None:
+    """Writes down the last number given. Raises OSError."""
     # Always the same length and one block: a crash cannot tear it.
     os.pwrite(lock, b"%020d\n" % number, 0)
+
+
+def unlock(lock: int) -> None:
+    """Gives the lock back before the descriptor is closed: others need not wait for the disk."""
+    fcntl.lockf(lock, fcntl.LOCK_UN)
+
+
+def sync_number(lock: int, *, new: bool) -> None:
+    """Sees to it that the noted number is durable with the names that are synced next; `new`: on its own, at once.
+
+    So it is not given again even if its message is removed and the power fails: the names alone would not tell any
+    more. Raises OSError.
+    """
     if new:
         os.fsync(lock)
     else:

@@ -23,7 +23,17 @@ from smtpmail.spool.commit import Draft
 from smtpmail.spool.content import Content, Source
 from smtpmail.spool.files import NewFile, clear_scratch, free_octets, sync_folder
 from smtpmail.spool.folder import Folder
-from smtpmail.spool.lock import LOCK, MAX_NUMBER, MailboxBusy, highest_number, locked, note_number, noted_number
+from smtpmail.spool.lock import (
+    LOCK,
+    MAX_NUMBER,
+    MailboxBusy,
+    highest_number,
+    locked,
+    note_number,
+    noted_number,
+    sync_number,
+    unlock,
+)
 from smtpmail.spool.sequences import SEQUENCES, Noted, add_unseen
 from smtpmail.spool.stock import StatusStock
 
@@ -187,11 +197,13 @@ class Mailbox:
                 except OSError as error:
                     draft.error = error
             if given := [draft.number for draft in drafts if draft.number]:
-                note_number(lock, given[-1], new=noted is None)
+                note_number(lock, given[-1])
                 others = [number for number in given if number not in expected]
                 if self._noted is not None and (others or not self._noted.holds(folder)):
                     with contextlib.suppress(OSError):
                         self._note_unseen(folder, others, give_up)
+                unlock(lock)
+                sync_number(lock, new=noted is None)
 
     def _note_unseen(self, folder: Folder, numbers: Sequence[int], give_up: float) -> None:
         self._noted = add_unseen(folder, numbers, self._noted, give_up)
@@ -224,7 +236,7 @@ class Mailbox:
                     return False
                 last = next(_free_numbers(folder, noted, apart=True)) - 1
                 if last > noted:
-                    note_number(lock, last, new=False)
+                    note_number(lock, last)
                 if not folder.exists(f"{last + 1}.status"):
                     return False
                 os.unlink(f"{last + 1}.status", dir_fd=folder.fd)

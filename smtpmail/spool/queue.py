@@ -22,7 +22,7 @@ from typing import IO, Any
 from smtpmail.mail.queued import Item, decode_envelope, encode_envelope, replay
 from smtpmail.spool.commit import Draft
 from smtpmail.spool.content import Content
-from smtpmail.spool.files import clear_scratch, sync_folder, write_all
+from smtpmail.spool.files import clear_scratch, free_octets, sync_folder, write_all
 from smtpmail.spool.folder import Folder
 
 SCRATCH = ".new"
@@ -100,6 +100,10 @@ class QueueStore:
         """Takes a draft out again if it has been placed (commit.Target)."""
         if draft.placed:
             self.remove(draft.item.id)
+
+    def free_octets(self) -> int:
+        """Octets that the file system of the queue still takes. Raises OSError."""
+        return free_octets(self.path)
 
     # -- out
 

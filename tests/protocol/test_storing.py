@@ -245,10 +245,30 @@ def tmpfs_server(servers: Servers, tmp_path: Path, size: str) -> tuple[Server, P
     spool.mkdir()
     mount = f'mount -t tmpfs -o size={size} none {spool} && exec "$@"'
     server = servers.start(
-        spool=spool, wrapper=[unshare, "--mount", "--propagation", "private", "sh", "-c", mount, "sh"]
+        "--min-free",
+        "1",
+        spool=spool,
+        wrapper=[unshare, "--mount", "--propagation", "private", "sh", "-c", mount, "sh"],
     )
     server.spool = Path(f"/proc/{server.pid}/root{spool}")
     return server, server.spool
+
+
+def test_a_disk_that_is_nearly_full(servers: Servers, tmp_path: Path) -> None:
+    """452 at MAIL, before a client sends anything in vain; also for what it announces."""
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    free = os.statvfs(spool)
+    room = free.f_bavail * free.f_frsize
+    with servers.start("--min-free", str(room * 10)).client() as client:
+        client.ehlo()
+        client.expect("MAIL FROM:<a@b.test>", 452, "4.3.1")
+    options = ["--min-free", str(room - 10**9), "--max-size", "900G", "--queue", str(tmp_path / "queue")]
+    with servers.start(*options).client() as client:
+        client.ehlo()
+        client.expect("MAIL FROM:<a@b.test> SIZE=800000000000", 452, "4.3.1")
+        client.transaction()
+        assert client.data(b"x\r\n").code == 250
 
 
 @pytest.mark.parametrize("verb", ["DATA", "BDAT"])

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Iterator
 
 from smtpmail.spool.folder import Folder
-from smtpmail.spool.lock import LOCK, MailboxBusy, highest_number, locked, note_number, noted_number
+from smtpmail.spool.lock import LOCK, MailboxBusy, highest_number, locked, note_number, noted_number, sync_number
 
 
 class _Mutex:
@@ -84,4 +84,5 @@ class Numbers:
 
     def note(self, number: int, *, durable: bool = False) -> None:
         """Notes the last number given; `durable` when no name is left to tell it after a power cut."""
-        note_number(self._fd, number, new=durable)
+        note_number(self._fd, number)
+        sync_number(self._fd, new=durable)
