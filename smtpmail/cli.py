@@ -36,9 +36,12 @@ class MainCommand(SettingsGroup):
     """
 
     MODULES = (
-        "aliases", "check", "config", "device", "dns", "imap", "queue", "report", "sendmail", "status", "trace",
+        "aliases", "check", "config", "device", "dns", "export", "imap", "import", "queue", "report", "sendmail",
+        "status", "trace",
     )  # fmt: skip
-    """In smtpmail/admin; each has a command of its own name."""
+    """The commands; each is in the module of its name in smtpmail/admin, or where ELSEWHERE says."""
+
+    ELSEWHERE = {"import": ("transfer", "import_"), "export": ("transfer", "export")}  # noqa: RUF012 - a constant
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Those of admin/."""
@@ -48,7 +51,8 @@ class MainCommand(SettingsGroup):
         """The command, from the module of its name."""
         if cmd_name not in self.MODULES:
             return None
-        command: click.Command = getattr(import_module(f"smtpmail.admin.{cmd_name}"), cmd_name)
+        module, name = self.ELSEWHERE.get(cmd_name, (cmd_name, cmd_name))
+        command: click.Command = getattr(import_module(f"smtpmail.admin.{module}"), name)
         return command
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
