@@ -36,8 +36,8 @@ class MainCommand(SettingsGroup):
     """
 
     MODULES = (
-        "aliases", "check", "config", "device", "dns", "export", "imap", "import", "queue", "report", "sendmail",
-        "status", "trace",
+        "aliases", "check", "config", "device", "dns", "export", "imap", "import", "manual", "queue", "report",
+        "sendmail", "status", "trace",
     )  # fmt: skip
     """The commands; each is in the module of its name in smtpmail/admin, or where ELSEWHERE says."""
 
