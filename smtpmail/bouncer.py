@@ -10,9 +10,13 @@ from smtpmail.log import log
 from smtpmail.mail import notification
 from smtpmail.mail.address import NULL_PATH, Address, AddressSyntaxError, parse_address
 from smtpmail.mail.envelope import Envelope, Recipient
-from smtpmail.mail.notification import Fate, Kind, Original
-from smtpmail.mail.route import Route
-from smtpmail.smtp.replies import Refusal
+from smtpmail.mail.notice_limit import NoticeLimit
+from smtpmail.mail.notification import Kind
+from smtpmail.mail.queued import DELIVERED, Item, QueuedRecipient
+from smtpmail.mail.route import Local, Route
+from smtpmail.smtp.replies import Refusal, Reply
+
+TOO_MANY_NOTICES = Reply(550, "5.7.0", "Too many notifications to this address: this one is dropped")
 
 
 class Bouncer:
@@ -29,56 +33,69 @@ class Bouncer:
         self._routes = routes
         self._hostname = hostname
         self._clock = clock
+        self._limit = NoticeLimit()
 
     def send(
-        self, kind: Kind, original: Original, fates: Sequence[Fate], *, requiretls: bool, until: float = 0.0
+        self,
+        kind: Kind,
+        item: Item,
+        recipients: Sequence[QueuedRecipient],
+        text: bytes,
+        *,
+        full: bool = False,
+        until: float = 0.0,
     ) -> None:
-        """Tells the sender; returns when the notification is on disk. Raises OSError.
+        """Tells a sender about some recipients; returns when the notification is on disk. Raises OSError.
 
         Nobody is told of a bounce (RFC 5321 4.5.5), or when the sender's address can take no mail here.
         """
-        if not original.sender or not fates:
+        if not item.sender or not recipients:
             return
-        envelope = Envelope(
-            NULL_PATH, smtputf8=not original.sender.isascii(), requiretls=requiretls, bounce_of=original.id
-        )
+        international = not item.sender.isascii()
+        envelope = Envelope(NULL_PATH, smtputf8=international, requiretls=item.requiretls, bounce_of=item.id)
         try:
-            address = parse_address(original.sender)
-            envelope.recipients.append(Recipient(address, self._routes(address), ("NEVER",)))
-            text = notification.build(kind, original, fates, self._hostname, self._clock(), until)
-            self._accept.take(envelope, text)
+            address = parse_address(item.sender)
+            told = Recipient(address, self._routes(address), ("NEVER",))
+            if not told.is_local and not self._limit.admits(item.sender.lower(), self._clock()):
+                raise Refusal(TOO_MANY_NOTICES)
+            envelope.recipients.append(told)
+            now = self._clock()
+            notice = notification.build(kind, item, recipients, self._hostname, now, until, text, full=full)
+            self._accept.take(envelope, notice)
         except AddressSyntaxError:
             return
         except Refusal as refusal:
             if refusal.reply.code < 500:
-                raise OSError(f"the sender {original.sender} can't be told now: {refusal.reply}") from None
-            log.warning(
-                "bounce.dropped", id=envelope.id, of=original.id, recipient=original.sender, reply=str(refusal.reply)
-            )
+                raise OSError(f"the sender {item.sender} can't be told now: {refusal.reply}") from None
+            log.warning("bounce.dropped", id=envelope.id, of=item.id, recipient=item.sender, reply=str(refusal.reply))
             return
         log.info(
             "bounce.queued",
             id=envelope.id,
-            of=original.id,
+            of=item.id,
             kind=kind.value.lower(),
-            recipient=original.sender,
-            about=[fate.recipient for fate in fates],
+            recipient=item.sender,
+            about=[r.address for r in recipients],
         )
 
     def delivered(self, accepted: Accepted) -> None:
         """Tells of delivery into mailboxes where NOTIFY asked for it (RFC 3461 5.2.3); raises nothing."""
         envelope = accepted.envelope
         late = {r.address for item in accepted.queued for r in item.recipients if r.user}
-        fates = [
-            Fate(str(r.address), r.orcpt, "2.0.0", "delivered")
+        recipients = [
+            QueuedRecipient(
+                str(r.address), r.notify, r.orcpt, state=DELIVERED, status="2.0.0", reply="delivered", user=user
+            )
             for r in envelope.recipients
-            if r.is_local and str(r.address) not in late and notification.wanted(Kind.SUCCESS, r.notify)
+            for user in [next((route.user for route in r.routes if isinstance(route, Local)), None)]
+            if user and str(r.address) not in late and notification.wanted(Kind.SUCCESS, r.notify)
         ]
-        if not fates:
+        if not recipients:
             return
-        sender = str(envelope.sender)
-        original = Original(envelope.id, sender, self._clock(), envelope.envid, full=False, text=accepted.header)
+        item = Item(envelope.id, self._clock(), str(envelope.sender), recipients)
+        item.envid, item.requiretls = envelope.envid, envelope.requiretls
+        item.stranger = envelope.peer is not None and envelope.peer.listener != "loopback"
         try:
-            self.send(Kind.SUCCESS, original, fates, requiretls=envelope.requiretls)
+            self.send(Kind.SUCCESS, item, recipients, accepted.header)
         except OSError as error:
             log.error("bounce.failed", id=envelope.id, error=str(error))

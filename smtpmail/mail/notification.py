@@ -5,14 +5,19 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from email.utils import formatdate
 
 from smtpmail.mail.head import header_of
+from smtpmail.mail.mime import SignedContent, has_long_line, to_7bit
+from smtpmail.mail.queued import Item, QueuedRecipient
+from smtpmail.mail.text import harmless
 from smtpmail.mail.xtext import decode_xtext
 
 FULL_LIMIT = 50_000
 """A message larger than so many octets is not returned whole, whatever RET says (Postfix: bounce_size_limit)."""
+
+STRANGER_LIMIT = 2048
+"""Octets of the header that are returned of a message that a stranger caused: it may carry their words to anybody."""
 
 
 class Kind(enum.Enum):
@@ -21,36 +26,6 @@ class Kind(enum.Enum):
     FAILURE = "FAILURE"
     DELAY = "DELAY"
     SUCCESS = "SUCCESS"
-
-
-@dataclass(frozen=True, slots=True)
-class Fate:
-    """What became of one recipient."""
-
-    recipient: str
-    orcpt: str | None
-    status: str
-    """Enhanced status code (RFC 3463)."""
-    reply: str
-    """What the other server said, or what was found without it."""
-    mx: str = ""
-    """The server that said it; empty when none was asked."""
-    relayed: bool = False
-    """Success: handed to a server that reports no further (RFC 3461 5.2.2)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Original:
-    """The message that is reported about."""
-
-    id: str
-    sender: str
-    arrived: float
-    envid: str | None
-    full: bool
-    """Whether the whole message is to be returned, or only its header."""
-    text: bytes
-    """The message, or as much of it as is returned."""
 
 
 def wanted(kind: Kind, notify: Sequence[str]) -> bool:
@@ -73,7 +48,7 @@ _MEANINGS = {
     "5.2.2": "The mailbox is full.",
     "5.3.4": "The message is too large for that server.",
     "5.4.4": "No server takes mail for this domain.",
-    "5.4.6": "The message goes in circles: that domain's mail is sent to this server, which does not serve it.",
+    "5.4.6": "The message loops: that domain's mail is sent to this server, which does not serve it.",
     "5.4.7": "It could not be delivered for so long that it was given up.",
     "5.6.3": "That server cannot take 8-bit text.",
     "5.6.7": "That server cannot take addresses or headers with letters outside of ASCII.",
@@ -86,16 +61,53 @@ _REPLY = re.compile(r"[2-5]\d\d( |$)")
 """What a server said begins so, not what we found ourselves."""
 
 
-def build(kind: Kind, original: Original, fates: Sequence[Fate], hostname: str, now: float, until: float) -> bytes:
-    """The whole notification, LF line ends. `until`: when a delayed message will be given up (Unix time)."""
-    international = any(not f.recipient.isascii() for f in fates) or not original.sender.isascii()
-    boundary = f"=_{original.id}_{int(now)}"
-    human = _for_people(kind, original, fates, hostname, until)
-    machine = _for_programs(kind, original, fates, hostname, until, international=international)
-    returned = original.text if original.full else header_of(original.text)
-    returned_type = "message/rfc822" if original.full else "text/rfc822-headers"
+def build(
+    kind: Kind,
+    item: Item,
+    recipients: Sequence[QueuedRecipient],
+    hostname: str,
+    now: float,
+    until: float,
+    text: bytes,
+    *,
+    full: bool = False,
+) -> bytes:
+    """The whole notification about some recipients of a message, LF line ends.
+
+    `text` is the message, or as much of it as may be returned: all of that if `full`, else its header. A message that a
+    stranger caused returns little. What comes out is 7-bit unless an address is not. `until`: when a delayed message
+    will be given up (Unix time).
+    """
+    header = header_of(text)
+    if item.stranger:
+        full, header = False, header[: header.rfind(b"\n", 0, STRANGER_LIMIT) + 1]
+    made = _compose(kind, item, recipients, hostname, now, until, text if full else header, full=full)
+    if not item.sender.isascii() or (made.isascii() and not has_long_line(made)):
+        return made
+    try:
+        return to_7bit(made)
+    except SignedContent:
+        return to_7bit(_compose(kind, item, recipients, hostname, now, until, header, full=False))
+
+
+def _compose(
+    kind: Kind,
+    item: Item,
+    recipients: Sequence[QueuedRecipient],
+    hostname: str,
+    now: float,
+    until: float,
+    returned: bytes,
+    *,
+    full: bool,
+) -> bytes:
+    international = any(not r.address.isascii() for r in recipients) or not item.sender.isascii()
+    boundary = f"=_{item.id}_{int(now)}"
+    human = _for_people(kind, item, recipients, hostname, until, full=full)
+    machine = _for_programs(kind, item, recipients, hostname, until, international=international)
+    returned_type = "message/rfc822" if full else "text/rfc822-headers"
     if international and not returned.isascii():
-        returned_type = "message/global" if original.full else "message/global-headers"
+        returned_type = "message/global" if full else "message/global-headers"
     parts = [
         ("text/plain; charset=utf-8", human.encode()),
         (f"message/{'global-' if international else ''}delivery-status", machine.encode()),
@@ -103,10 +115,10 @@ def build(kind: Kind, original: Original, fates: Sequence[Fate], hostname: str, 
     ]
     head = (
         f"From: Mail Delivery System <MAILER-DAEMON@{hostname}>\n"
-        f"To: <{original.sender}>\n"
+        f"To: <{item.sender}>\n"
         f"Subject: {_SUBJECTS[kind]}\n"
         f"Date: {formatdate(now, localtime=True)}\n"
-        f"Message-ID: <{original.id}.{kind.value.lower()}.{int(now)}@{hostname}>\n"
+        f"Message-ID: <{item.id}.{kind.value.lower()}.{int(now)}@{hostname}>\n"
         "Auto-Submitted: auto-replied\n"
         "MIME-Version: 1.0\n"
         f"Content-Type: multipart/report; report-type={'global-' if international else ''}delivery-status;\n"
@@ -127,7 +139,9 @@ def _encoding(text: bytes) -> str:
     return "7bit" if text.isascii() else "8bit"
 
 
-def _for_people(kind: Kind, original: Original, fates: Sequence[Fate], hostname: str, until: float) -> str:
+def _for_people(
+    kind: Kind, item: Item, recipients: Sequence[QueuedRecipient], hostname: str, until: float, *, full: bool
+) -> str:
     first = {
         Kind.FAILURE: "Your message could not be delivered to the recipients below. It is not tried again.",
         Kind.DELAY: "Your message could not be delivered yet to the recipients below. You need not do anything:\n"
@@ -135,56 +149,56 @@ def _for_people(kind: Kind, original: Original, fates: Sequence[Fate], hostname:
         Kind.SUCCESS: "Your message was delivered, or handed on, as you asked to be told:",
     }[kind]
     lines = [f"This is the mail server {hostname}.", "", first, ""]
-    for fate in fates:
-        lines.append(f"<{_plain(fate.recipient)}>")
+    for r in recipients:
+        lines.append(f"<{_plain(r.address)}>")
         if kind is Kind.SUCCESS:
             lines.append(
-                f"    handed to {_plain(fate.mx)}, which will not report further"
-                if fate.relayed
+                f"    handed to {_plain(r.mx)}, which will not report further"
+                if r.user is None
                 else "    delivered into the mailbox"
             )
-        elif fate.mx and _REPLY.match(fate.reply):
-            lines.append(f"    The server {_plain(fate.mx)} said:")
-            lines.append(f"    {_plain(fate.reply)}")
+        elif r.mx and _REPLY.match(r.reply):
+            lines.append(f"    The server {_plain(r.mx)} said:")
+            lines.append(f"    {_plain(r.reply)}")
         else:
-            lines.append(f"    {_plain(fate.reply)}")
-        meaning = _MEANINGS.get(fate.status)
+            lines.append(f"    {_plain(r.reply)}")
+        meaning = _MEANINGS.get(r.status)
         if meaning and kind is Kind.FAILURE:
             lines.append(f"    {meaning}")
         lines.append("")
-    lines.append(f"The id of your message here is {original.id}.")
-    lines.append("Your message follows." if original.full else "The header of your message follows.")
+    lines.append(f"The id of your message here is {item.id}.")
+    lines.append("Your message follows." if full else "The header of your message follows.")
     return "\n".join(lines) + "\n"
 
 
 def _for_programs(
-    kind: Kind, original: Original, fates: Sequence[Fate], hostname: str, until: float, *, international: bool
+    kind: Kind, item: Item, recipients: Sequence[QueuedRecipient], hostname: str, until: float, *, international: bool
 ) -> str:
     """message/delivery-status (RFC 3464 2)."""
     blocks = []
-    block = [f"Original-Envelope-Id: {_plain(decode_xtext(original.envid))}"] if original.envid else []
-    block += [f"Reporting-MTA: dns; {hostname}", f"Arrival-Date: {formatdate(original.arrived, localtime=True)}"]
+    block = [f"Original-Envelope-Id: {_plain(decode_xtext(item.envid))}"] if item.envid else []
+    block += [f"Reporting-MTA: dns; {hostname}", f"Arrival-Date: {formatdate(item.arrived, localtime=True)}"]
     blocks.append(block)
-    for fate in fates:
+    for r in recipients:
         block = []
-        if fate.orcpt:
-            kind_of_address, _, address = fate.orcpt.partition(";")
+        if r.orcpt:
+            kind_of_address, _, address = r.orcpt.partition(";")
             block.append(f"Original-Recipient: {kind_of_address}; {_plain(decode_xtext(address))}")
-        address_type = "utf-8" if international and not fate.recipient.isascii() else "rfc822"
-        block.append(f"Final-Recipient: {address_type}; {_plain(fate.recipient)}")
+        address_type = "utf-8" if international and not r.address.isascii() else "rfc822"
+        block.append(f"Final-Recipient: {address_type}; {_plain(r.address)}")
         action = {
             Kind.FAILURE: "failed",
             Kind.DELAY: "delayed",
-            Kind.SUCCESS: "relayed" if fate.relayed else "delivered",
+            Kind.SUCCESS: "relayed" if r.user is None else "delivered",
         }[kind]
         block.append(f"Action: {action}")
-        block.append(f"Status: {fate.status}")
-        if fate.mx and (kind is Kind.SUCCESS or _REPLY.match(fate.reply)):
-            block.append(f"Remote-MTA: dns; {_plain(fate.mx)}")
-        if _REPLY.match(fate.reply):
-            block.append(f"Diagnostic-Code: smtp; {_plain(fate.reply)}")
+        block.append(f"Status: {r.status}")
+        if r.mx and (kind is Kind.SUCCESS or _REPLY.match(r.reply)):
+            block.append(f"Remote-MTA: dns; {_plain(r.mx)}")
+        if _REPLY.match(r.reply):
+            block.append(f"Diagnostic-Code: smtp; {_plain(r.reply)}")
         elif kind is not Kind.SUCCESS:
-            block.append(f"Diagnostic-Code: X-smtpmail; {_plain(fate.reply)}")
+            block.append(f"Diagnostic-Code: X-smtpmail; {_plain(r.reply)}")
         if kind is Kind.DELAY:
             block.append(f"Will-Retry-Until: {formatdate(until, localtime=True)}")
         blocks.append(block)
@@ -195,4 +209,4 @@ def _for_programs(
 
 def _plain(text: str) -> str:
     """One line without control characters, not too long for a header line (RFC 5322 2.1.1)."""
-    return "".join(c if c.isprintable() else "?" for c in text)[:900]
+    return harmless(text, 900)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from smtpmail.mail.notification import FULL_LIMIT, Fate, Kind, Original
-from smtpmail.mail.queued import DELIVERED, Item
+from smtpmail.mail.notification import FULL_LIMIT, Kind
+from smtpmail.mail.queued import Item, QueuedRecipient
 from smtpmail.mail.retry import RetryPolicy
 from smtpmail.spool.queue import QueueStore
 
@@ -14,7 +14,9 @@ from smtpmail.spool.queue import QueueStore
 class Bouncer(Protocol):
     """What tells senders: see bouncer.py."""
 
-    def send(self, kind: Kind, original: Original, fates: Sequence[Fate], *, requiretls: bool, until: float) -> None:
+    def send(
+        self, kind: Kind, item: Item, recipients: Sequence[QueuedRecipient], text: bytes, *, full: bool, until: float
+    ) -> None:
         """Returns when the notification is on disk. Raises OSError."""
 
 
@@ -25,9 +27,5 @@ def notify(
     full = kind is Kind.FAILURE and item.ret != "HDRS" and item.size <= FULL_LIMIT and not item.requiretls
     with store.open_content(item) as content:
         text = content.read(FULL_LIMIT)
-    original = Original(item.id, item.sender, item.arrived, item.envid, full=full, text=text)
-    fates = [
-        Fate(r.address, r.orcpt, r.status, r.reply, r.mx, relayed=r.state == DELIVERED and r.user is None)
-        for r in (item.recipients[n] for n in recipients)
-    ]
-    bouncer.send(kind, original, fates, requiretls=item.requiretls, until=item.arrived + policy.lifetime)
+    about = [item.recipients[n] for n in recipients]
+    bouncer.send(kind, item, about, text, full=full, until=item.arrived + policy.lifetime)
