@@ -5,7 +5,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, replace
 
-from smtpmail.mail.queued import DEFERRED, DELIVERED, FAILED
+from smtpmail.log import log
+from smtpmail.mail.queued import DEFERRED, DELIVERED, FAILED, Item
 
 
 class Finality(enum.IntEnum):
@@ -62,3 +63,23 @@ class Outcome:
     def expired(self) -> Outcome:
         """The same, given up for its age."""
         return replace(self, finality=Finality.FINAL, status="5.4.7")
+
+
+def log_outcome(item: Item, number: int, outcome: Outcome, **more: str) -> None:
+    """Tells the log of one recipient."""
+    fields = {
+        "id": item.id,
+        "recipient": item.recipients[number].address,
+        "mx": outcome.mx or None,
+        "address": outcome.address or None,
+        "reply": outcome.reply,
+        "attempt": item.attempts + 1,
+        "tls": outcome.tls,
+        **more,
+    }
+    if outcome.state == DELIVERED:
+        log.info("delivery.succeeded", **fields)
+    elif outcome.state == DEFERRED:
+        log.warning("delivery.deferred", **fields)
+    else:
+        log.warning("delivery.failed", **fields)

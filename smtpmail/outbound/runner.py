@@ -25,7 +25,7 @@ from smtpmail.outbound.courier import Courier
 from smtpmail.outbound.kept import Kept
 from smtpmail.outbound.mailboxes import Mailboxes
 from smtpmail.outbound.notify import Bouncer, notify
-from smtpmail.outbound.outcome import Finality, Outcome
+from smtpmail.outbound.outcome import Finality, Outcome, log_outcome
 from smtpmail.outbound.staff import Staff, Trip
 from smtpmail.spool.queue import QueueError, QueueStore
 
@@ -334,7 +334,7 @@ class Runner:
         item = job.item
         final = {n: o for n, o in outcomes.items() if o.state != DEFERRED and n not in job.told}
         for number, outcome in final.items():
-            self._log_outcome(item, number, outcome)
+            log_outcome(item, number, outcome)
         job.told.update(final)
         entries = [self._entry(item, n, o) for n, o in final.items()]
         with self._lock:
@@ -396,7 +396,7 @@ class Runner:
             at = self._policy.retell(attempts, now, self._clock.chance)
         late = bool(deferred) and not item.delay_notified and self._policy.wants_delay_notice(item.arrived, now)
         for number, outcome in deferred.items():
-            self._log_outcome(item, number, outcome, next_try=rfc3339(at))
+            log_outcome(item, number, outcome, next_try=rfc3339(at))
             entries.append(self._entry(item, number, outcome))
         told = late and self._tell(Kind.DELAY, item, deferred)
         entries.append({"attempts": attempts, "next_attempt": at, "delay_notified": item.delay_notified or told})
@@ -451,24 +451,6 @@ class Runner:
                 log.error("queue.record_failed", id=item.id, error=str(error))
                 with self._lock:
                     self._unwritten[item.id] = lines
-
-    def _log_outcome(self, item: Item, number: int, outcome: Outcome, **more: str) -> None:
-        fields = {
-            "id": item.id,
-            "recipient": item.recipients[number].address,
-            "mx": outcome.mx or None,
-            "address": outcome.address or None,
-            "reply": outcome.reply,
-            "attempt": item.attempts + 1,
-            "tls": outcome.tls,
-            **more,
-        }
-        if outcome.state == DELIVERED:
-            log.info("delivery.succeeded", **fields)
-        elif outcome.state == DEFERRED:
-            log.warning("delivery.deferred", **fields)
-        else:
-            log.warning("delivery.failed", **fields)
 
     # -- notifications
 
