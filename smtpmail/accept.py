@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from smtpmail.auth.inspector import Inspected, Inspector
 from smtpmail.log import log
 from smtpmail.mail import fields
 from smtpmail.mail.address import Address
@@ -23,7 +24,7 @@ from smtpmail.mail.submission import Origin, fix_up_head, runs_on
 from smtpmail.smtp import replies
 from smtpmail.smtp.replies import Refusal, Reply
 from smtpmail.spool.commit import commit, commit_each, withdraw
-from smtpmail.spool.mailbox import Copy, MailboxBusy, MailboxDraft, Spool
+from smtpmail.spool.mailbox import JUNK, Copy, MailboxBusy, MailboxDraft, Spool
 from smtpmail.spool.queue import QueueDraft, QueueStore
 
 MAX_HOPS = 50
@@ -54,7 +55,8 @@ class Accept:
     """One for each process. `announce` is told of every message that was taken.
 
     `rewrite` makes the envelope sender of what is sent on from here. With `origin`, the domain of bare addresses, what
-    programs of this host hand in is completed (RFC 6409 8); what comes from the network never is.
+    programs of this host hand in is completed (RFC 6409 8); what comes from the network never is. `inspector` verifies
+    what comes, and signs what leaves.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Accept:
         rewrite: Callable[[Address], Address] = lambda sender: sender,
         origin: str | None = None,
         min_free: int = 0,
+        inspector: Inspector | None = None,
     ) -> None:
         self.spool = spool
         self.queue = queue
@@ -76,6 +79,7 @@ class Accept:
         self.clock = clock
         self.rewrite = rewrite
         self.origin = origin
+        self.inspector = inspector
         self.min_free = min_free
         """Octets that must be free on disk for a message to be begun."""
 
@@ -114,10 +118,13 @@ class Incoming:
         self._head = HeadReader()
         self._body = accept.spool.content() if envelope.mailboxes else accept.queue.content()
         self._eightbit = False
+        self._inspection = accept.inspector.inspection(envelope) if accept.inspector else None
 
     def write(self, data: bytes) -> None:
         """Takes the next piece of the content (LF line ends). Raises OSError, Refusal."""
         self._eightbit = self._eightbit or not data.isascii()
+        if self._inspection is not None:
+            self._inspection.write(data)
         if self._head.done:
             self._body.write(data)
             return
@@ -141,16 +148,19 @@ class Incoming:
             self._check_hops()
         self._stop_loops()
         head = self._header()
-        added = fields.received(envelope, accept.hostname, self._arrived).encode() + fields.separator(head)
-        header = added + head
+        found = self._inspection.finish(head) if self._inspection is not None else Inspected(head)
+        head = found.header
+        added = fields.received(envelope, accept.hostname, self._arrived).encode() + found.results
+        header = added + fields.separator(head) + head
         leaving = departures(envelope, accept.rewrite) if envelope.remote else []
-        local = accept.spool.prepare(self._body, self._copies(header))
+        local = accept.spool.prepare(self._body, self._copies(header, JUNK if found.junk else ""))
         commit_each(local)
         late = {draft.user: draft.error for draft in local if draft.error is not None}
         if late and len(late) == len(local) and not envelope.remote:
             raise next(iter(late.values()))
         if late and not any(departure.forwarder is None for departure in leaving):
             leaving.append(Departure(new_id() if leaving else envelope.id, envelope.sender))
+        header = found.signatures + header
         size_out = size + _on_the_wire(header) - _on_the_wire(self._head.head)
         drafts = [self._draft(departure, late, header, size_out) for departure in leaving]
         try:
@@ -184,7 +194,7 @@ class Incoming:
         )
         return fix_up_head(self._head.head, origin)
 
-    def _copies(self, header: bytes) -> list[Copy]:
+    def _copies(self, header: bytes, folder: str) -> list[Copy]:
         """One for each mailbox, whatever the number of recipients that lead there."""
         envelope = self._envelope
         return [
@@ -192,6 +202,7 @@ class Incoming:
                 user,
                 fields.final_delivery(str(envelope.sender_for(user)), [str(r.address) for r in recipients]).encode()
                 + header,
+                folder,
             )
             for user, recipients in envelope.mailboxes.items()
         ]
@@ -232,7 +243,8 @@ class Incoming:
         )
         for draft in local:
             if draft.error is None:
-                log.info("message.stored", id=envelope.id, user=draft.user, number=draft.number)
+                folder = draft.subfolder or None
+                log.info("message.stored", id=envelope.id, user=draft.user, number=draft.number, folder=folder)
             else:
                 log.error("message.late", id=envelope.id, user=draft.user, error=str(draft.error))
         for departure, item in leaving:

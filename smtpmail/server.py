@@ -123,6 +123,7 @@ class Server:
             processes=processes,
         )
         system.read_users()
+        system.inspector.read_keys()
         front.start()
         if doors:
             doors.start()
@@ -146,6 +147,7 @@ class Server:
                 systemd.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
                 self._tell_children(signal.SIGHUP)
                 system.read_users()
+                system.inspector.read_keys()
                 front.reload()
                 if doors:
                     doors.reload()
@@ -217,12 +219,14 @@ class Server:
             front = self._front(system, sockets, admission)
             doors = system.doors(door_sockets, door_admission)
             system.read_users()
+            system.inspector.read_keys()
             front.start()
             if doors:
                 doors.start()
             threading.Thread(target=self._follow_parent, args=(lifeline,), daemon=True).start()
             while _next_signal() == signal.SIGHUP:
                 system.read_users()
+                system.inspector.read_keys()
                 front.reload()
                 if doors:
                     doors.reload()

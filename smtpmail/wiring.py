@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from smtpmail import __version__
 from smtpmail.accept import Accept, Accepted, reply_to
+from smtpmail.auth.inspector import ExemptionsFile, Inspector
+from smtpmail.auth.signing import Signer
 from smtpmail.bouncer import Bouncer
 from smtpmail.dns.resolver import Resolver
 from smtpmail.inbound.gate import Gate
@@ -73,9 +75,11 @@ class MailSystem:
             for kind in ("loopback", "network")
         }
         self._queued = queued
+        self.inspector = inspector(config)
         self.accept = Accept(
             self.spool, self.queue, config.hostname, self._announce, rewrite=forwarding.rewrite, origin=config.origin,
             min_free=config.min_free,
+            inspector=self.inspector,
         )  # fmt: skip
         self.bouncer = Bouncer(self.accept, self.routers["loopback"].routes, config.hostname)
 
@@ -192,6 +196,24 @@ def metrics(config: Config, queue: QueueStore) -> Service | None:
         return Service(address, config.processes, gauges, __version__)
     except OSError as error:
         raise ConfigError(f"--metrics: cannot listen on {where}: {error.strerror or error}") from None
+
+
+def inspector(config: Config) -> Inspector:
+    """What verifies and signs, as the settings say."""
+    resolver = Resolver(config.resolver)
+    signer = (
+        Signer(config.dkim_keys, config.domains, config.hostname, required=config.dkim_required)
+        if config.dkim_keys
+        else None
+    )
+    return Inspector(
+        config.hostname,
+        signer,
+        config.verify,
+        config.verify_timeout,
+        lambda name, kind: resolver.lookup(name, kind, patience=config.verify_timeout),
+        ExemptionsFile(config.verify_exempt),
+    )
 
 
 def runner(config: Config, queue: QueueStore, receives: Callable[[IPAddress, int], bool]) -> Runner:

@@ -11,8 +11,10 @@ from typing import Any, TextIO
 import click
 
 from smtpmail.admin.dns_check import WELL_KNOWN, MailHost, findings
-from smtpmail.admin.dns_records import Address, needed, tasks
+from smtpmail.admin.dns_records import POLICIES, Address, needed, tasks
 from smtpmail.admin.dns_update import Publisher, UpdateFailed, parse_key
+from smtpmail.auth.dkim_keys import RETIRED, Key, KeyFileError, KeyFolder
+from smtpmail.auth.lookup import is_or_below
 from smtpmail.dns.errors import DNSError
 from smtpmail.dns.resolver import Resolver
 from smtpmail.network import public_addresses
@@ -44,6 +46,12 @@ address_option = click.option(
     "--address", "addresses", type=AddressType(), multiple=True, metavar="ADDR",
     help="A public address of this host; repeatable. Default: those of its interfaces.",
 )  # fmt: skip
+dmarc_option = click.option(
+    "--dmarc",
+    type=click.Choice(POLICIES),
+    default="none",
+    help="The least that the domains ask of receivers of forged mail; a stricter policy stays.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
 
@@ -54,9 +62,10 @@ def dns() -> None:
 
 @dns.command()
 @address_option
+@dmarc_option
 @json_option
 @click.pass_context
-def records(ctx: click.Context, /, addresses: tuple[Address, ...], as_json: bool) -> None:
+def records(ctx: click.Context, /, addresses: tuple[Address, ...], dmarc: str, as_json: bool) -> None:
     """List what to enter at the provider, as lines of a zone file: records to add, to replace, and to keep.
 
     Records that exist are looked up, and joined as `publish` does it.
@@ -66,7 +75,7 @@ def records(ctx: click.Context, /, addresses: tuple[Address, ...], as_json: bool
     lookup, silent = Resolver(settings.resolver).records, set[str]()
 
     def existing(name: str, kind: str) -> list[str] | None:
-        if name in silent:
+        if name in silent or (name.startswith("_") and any(name.endswith(f".{other}") for other in silent)):
             return None
         try:
             alias = lookup(name, "CNAME")
@@ -81,7 +90,7 @@ def records(ctx: click.Context, /, addresses: tuple[Address, ...], as_json: bool
             click.echo(f"smtpmail dns records: {error}", err=True)
             return None
 
-    wanted = tasks(needed(host.domains, host.hostname, host.addresses), existing)
+    wanted = tasks(needed(host.domains, host.hostname, host.addresses, key_records(host), dmarc), existing)
     if as_json:
         click.echo(json.dumps([task.as_dict() for task in wanted], indent=2))
         return
@@ -97,6 +106,7 @@ def records(ctx: click.Context, /, addresses: tuple[Address, ...], as_json: bool
 
 @dns.command()
 @address_option
+@dmarc_option
 @json_option
 @click.option("--server", metavar="HOST", help="The primary server. Default: the one that the zone's SOA record names.")
 @click.option(
@@ -119,6 +129,7 @@ def publish(
     ctx: click.Context,
     /,
     addresses: tuple[Address, ...],
+    dmarc: str,
     as_json: bool,
     server: str | None,
     key_file: TextIO,
@@ -128,7 +139,7 @@ def publish(
     """Send the records to the primary server (RFC 2136); all other records stay as they are."""
     settings = load_config(ctx)
     host = mail_host(settings, addresses)
-    wanted = needed(host.domains, host.hostname, host.addresses)
+    wanted = needed(host.domains, host.hostname, host.addresses, key_records(host), dmarc)
     try:
         publisher = Publisher(Resolver(settings.resolver), parse_key(key_file.read()), server)
         changes = publisher.publish(wanted, dry_run=dry_run)
@@ -183,9 +194,26 @@ def smarthost(settings: Config) -> tuple[str, int] | None:
     return (settings.smarthost.host, settings.smarthost.port or 25) if settings.smarthost else None
 
 
+def key_records(host: MailHost) -> list[tuple[str, str]]:
+    """Name and text of the records of the host's keys."""
+    return [(key.record_name, key.record) for key in host.keys]
+
+
+def dkim_keys(settings: Config) -> tuple[Key, ...]:
+    """The keys of the local domains that sign, or come next. Raises ConfigError."""
+    if not settings.dkim_keys:
+        return ()
+    folder = KeyFolder(settings.dkim_keys)
+    try:
+        domains = [d for d in folder.domains() if any(is_or_below(d, local) for local in settings.domains)]
+        return tuple(key for domain in domains for key in folder.keys(domain) if key.state != RETIRED)
+    except KeyFileError as error:
+        raise ConfigError(f"--dkim-keys: {error}") from None
+
+
 def mail_host(settings: Config, addresses: tuple[Address, ...]) -> MailHost:
     """The host of the settings, with its addresses as given or found. Raises ConfigError."""
     known = addresses or tuple(public_addresses())
     if not known:
         raise ConfigError("--address: no interface of this host has a public address; give those that the world sees")
-    return MailHost(settings.hostname, settings.domains, known, settings.port)
+    return MailHost(settings.hostname, settings.domains, known, settings.port, keys=dkim_keys(settings))

@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from smtpmail.admin import spf
+from smtpmail.admin import auth_check
 from smtpmail.admin.dns_records import NULL_MX, Address, absolute
-from smtpmail.admin.lookup import Lookup, addresses, has_cname
+from smtpmail.admin.lookup import Lookup, addresses, answers, has_cname
+from smtpmail.auth import spf
+from smtpmail.auth.dkim_keys import Key
 from smtpmail.dns.errors import DNSError
 from smtpmail.settings import certificate
 from smtpmail.settings.finding import Finding
@@ -37,6 +39,8 @@ class MailHost:
     """Mail servers of others, of which one must be reached on port 25; none: nobody is tried."""
     smarthost: tuple[str, int] | None = None
     """Through which all mail leaves: then it is tried, and nobody else."""
+    keys: Sequence[Key] = ()
+    """That sign, or come next."""
 
 
 def findings(host: MailHost, lookup: Lookup, *, look_at_port: bool = True) -> Iterator[Finding]:
@@ -52,8 +56,15 @@ def findings(host: MailHost, lookup: Lookup, *, look_at_port: bool = True) -> It
         checks.append(("reverse", str(address), lambda address=address: _reverse(host, address, lookup)))  # type: ignore[misc]
         for domain in host.domains:
             checks.append(
-                ("spf", domain, lambda domain=domain, address=address: _spf(domain, address, lookup))  # type: ignore[misc]
+                ("spf", domain, lambda domain=domain, address=address: _spf(host, domain, address, lookup))  # type: ignore[misc]
             )
+    if host.hostname not in host.domains:
+        for address in host.addresses:
+            checks.append(
+                ("spf", host.hostname, lambda address=address: _spf(host, host.hostname, address, lookup))  # type: ignore[misc]
+            )
+    for domain in host.domains:
+        checks += auth_check.checks(host.hostname, domain, host.addresses, host.keys, lookup)
     for address in host.addresses if look_at_port else ():
         checks.append(("port", str(address), lambda address=address: _port(host, address)))  # type: ignore[misc]
     if look_at_port and (host.outbound or host.smarthost):
@@ -130,20 +141,22 @@ def _reverse(host: MailHost, address: Address, lookup: Lookup) -> Iterator[Findi
         yield Finding("reverse", str(address), "ok", f"it is {host.hostname}, and back")
 
 
-def _spf(domain: str, address: Address, lookup: Lookup) -> Iterator[Finding]:
-    try:
-        result = spf.Evaluation(address, lookup).result(domain)
-    except spf.PermanentError as error:
-        yield Finding(
-            "spf", domain, "error", f"the record can't be evaluated for {address}: {error}", "correct it (RFC 7208)"
-        )
-        return
-    if result == "pass":
+def _spf(host: MailHost, domain: str, address: Address, lookup: Lookup) -> Iterator[Finding]:
+    sender = "" if domain == host.hostname else f"postmaster@{domain}"
+    found = spf.check(address, host.hostname, sender, answers(lookup))
+    needs = "mx" if sender else "a"
+    if found.result == "pass":
         yield Finding("spf", domain, "ok", f"{address} may send")
-    elif result == "none":
-        yield Finding("spf", domain, "error", "there is no SPF record", f'add: {absolute(domain)} TXT "v=spf1 mx -all"')
+    elif found.result == "none":
+        yield Finding(
+            "spf", domain, "error", "there is no SPF record", f'add: {absolute(domain)} TXT "v=spf1 {needs} -all"'
+        )
+    elif found.result == "temperror":
+        raise DNSError(found.reason)
+    elif found.result == "permerror":
+        yield Finding("spf", domain, "error", f"{found.reason} (for {address})", "correct it (RFC 7208)")
     else:
-        yield Finding("spf", domain, "error", f"{address} gets {result}", "add mx right behind v=spf1")
+        yield Finding("spf", domain, "error", f"{address} gets {found.result}", f"add {needs} right behind v=spf1")
 
 
 def _port(host: MailHost, address: Address) -> Iterator[Finding]:

@@ -1,12 +1,13 @@
 """The DNS records that a mail domain needs, and how they join those that are there. Pure: no network.
 
-One list serves all: `smtpmail dns records` prints it, `publish` sends it. A kind of record that comes later (DKIM,
-DMARC, MTA-STS, TLS-RPT) is one more line in `needed`.
+One list serves all: `smtpmail dns records` prints it, `publish` sends it. A kind of record that comes later (MTA-STS)
+is one more line in `needed`.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -76,15 +77,34 @@ def quoted(text: str) -> str:
     return " ".join(f'"{part}"' for part in escaped or [""])
 
 
-def needed(domains: Sequence[str], hostname: str, addresses: Iterable[Address]) -> list[Record]:
-    """The records of the domains whose mail the host of that name and those public addresses takes and sends."""
+def needed(
+    domains: Sequence[str],
+    hostname: str,
+    addresses: Iterable[Address],
+    keys: Iterable[tuple[str, str]] = (),
+    dmarc: str = "none",
+) -> list[Record]:
+    """The records of the domains whose mail the host of that name and those public addresses takes and sends.
+
+    `keys`: name and text of the DKIM records. `dmarc`: the least that the policies ask for.
+    """
     host = absolute(hostname)
     records = []
     for domain in map(absolute, domains):
         records += [
             Record(domain, "MX", f"{MX_PREFERENCE} {host}", f"mail for {domain[:-1]} comes to {hostname}"),
             Record(domain, "TXT", quoted("v=spf1 mx -all"), f"{hostname} alone sends mail of {domain[:-1]} (SPF)"),
-        ]
+            Record(
+                f"_dmarc.{domain}", "TXT", quoted(f"v=DMARC1; p={dmarc}; rua=mailto:postmaster@{domain[:-1]}"),
+                f"what becomes of mail that only claims to be of {domain[:-1]} (DMARC)",
+            ),
+            Record(
+                f"_smtp._tls.{domain}", "TXT", quoted(f"v=TLSRPTv1; rua=mailto:postmaster@{domain[:-1]}"),
+                f"who is told when mail for {domain[:-1]} can't be encrypted (TLS reports)",
+            ),
+        ]  # fmt: skip
+    for name, text in keys:
+        records.append(Record(absolute(name), "TXT", quoted(text), "the key that verifies signatures (DKIM)"))
     for address in addresses:
         kind = "A" if address.version == 4 else "AAAA"
         records.append(Record(host, kind, str(address), f"where {hostname} is"))
@@ -102,7 +122,8 @@ def is_spf(text: str) -> bool:
 def merge(record: Record, existing: Sequence[str]) -> Change | None:
     """What makes `record` hold beside the `existing` values of its name and type; None when it does already.
 
-    Everything else stays. Two kinds can stand but once: a domain's SPF policy, which is extended, and the null MX.
+    Everything else stays. Some can stand but once: a domain's SPF policy, which is extended, its other policies, a key
+    of one name, and the null MX.
     """
     if record.type == "TXT" and is_spf(record.value.strip('"')):
         policies = [value for value in existing if is_spf(text_of(value))]
@@ -116,10 +137,44 @@ def merge(record: Record, existing: Sequence[str]) -> Change | None:
         if not any(term.lower().lstrip("+") == mechanism for term in terms):
             terms.insert(1, mechanism)
         return Change(record.name, record.type, (quoted(" ".join(terms)),), tuple(policies), record.ttl)
+    if record.type == "TXT":
+        return _merge_text(record, existing)
     if record.value.lower() in (value.lower() for value in existing):
         return None
     remove = (NULL_MX,) if record.type == "MX" and NULL_MX in existing else ()
     return Change(record.name, record.type, (record.value,), remove, record.ttl)
+
+
+def _merge_text(record: Record, existing: Sequence[str]) -> Change | None:
+    """A key is replaced; a policy of its owner stays, but a DMARC policy that is milder than asked for is tightened."""
+    wanted = text_of(record.value)
+    kind = wanted.partition(";")[0].strip()
+    same = [value for value in existing if text_of(value).partition(";")[0].strip() == kind]
+    if same and kind == "v=DMARC1":
+        wanted = tightened(text_of(same[0]), _policy(wanted))
+    elif same and kind == "v=TLSRPTv1":
+        wanted = text_of(same[0])
+    if [text_of(value) for value in same] == [wanted]:
+        return None
+    return Change(record.name, record.type, (quoted(wanted),), tuple(same), record.ttl)
+
+
+_POLICY = re.compile(r"(;\s*p\s*=\s*)([A-Za-z]*)")
+POLICIES = ("none", "quarantine", "reject")
+
+
+def _policy(text: str) -> str:
+    match = _POLICY.search(text)
+    return match[2].lower() if match and match[2].lower() in POLICIES else "none"
+
+
+def tightened(text: str, policy: str) -> str:
+    """A DMARC record whose `p=` asks for at least `policy`; all else stays."""
+    if POLICIES.index(_policy(text)) >= POLICIES.index(policy):
+        return text
+    if _POLICY.search(text):
+        return _POLICY.sub(rf"\g<1>{policy}", text, count=1)
+    return re.sub(r"^\s*v\s*=\s*DMARC1\s*;?", f"v=DMARC1; p={policy};", text, count=1)
 
 
 def text_of(value: str) -> str:
@@ -137,8 +192,9 @@ def tasks(records: Iterable[Record], existing: Callable[[str, str], list[str] | 
         if values is None:
             found.append(Task("check", record))
         elif change is None:
-            policy = next((value for value in values if is_spf(text_of(value))), None)
-            kept = policy if policy and record.type == "TXT" and is_spf(text_of(record.value)) else record.value
+            kind = text_of(record.value).partition(";")[0].partition(" ")[0].lower()
+            own = next((v for v in values if record.type == "TXT" and text_of(v).lower().startswith(kind)), None)
+            kept = own or record.value
             found.append(Task("keep", replace(record, value=kept)))
         else:
             action = "replace" if change.remove else "add"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from smtpmail.admin.dns_records import absolute
-from smtpmail.dns.errors import DNSError
+from smtpmail.admin.dns_records import absolute, text_of
+from smtpmail.auth import lookup as auth
+from smtpmail.dns.errors import DNSError, NoSuchRecord
 
 Lookup = Callable[[str, str], list[str]]
 """The values of a name and type; [] when there is none. Raises DNSError."""
@@ -22,3 +23,15 @@ def has_cname(name: str, lookup: Lookup) -> bool:
     with contextlib.suppress(DNSError):
         return bool(lookup(absolute(name), "CNAME"))
     return False
+
+
+def answers(lookup: Lookup) -> auth.Lookup:
+    """The same look-ups as smtpmail.auth makes them."""
+
+    def ask(name: str, kind: str) -> Sequence[str]:
+        values = lookup(absolute(name), kind)
+        if not values:
+            raise NoSuchRecord(f"{name} has no {kind} record")
+        return [text_of(value) for value in values] if kind == "TXT" else values
+
+    return ask

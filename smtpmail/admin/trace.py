@@ -15,7 +15,7 @@ import stat
 import subprocess
 import sys
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import IO, Any
@@ -274,7 +274,14 @@ def words(entry: Entry) -> tuple[str, str | None]:
         case "message.failed":
             return f"could not be stored: {of('error')}", "red"
         case "message.stored":
-            return f"stored in the mailbox of {of('user')} as {of('number')}", "green"
+            return (
+                f"stored in {of('folder', 'the folder ', ' of ') or 'the mailbox of '}{of('user')} as {of('number')}",
+                "green",
+            )
+        case "message.verified":
+            return verified(entry)
+        case "message.unsigned":
+            return f"not signed: {of('error')}", "red"
         case "message.queued":
             return f"queued for {of('recipients')}", None
         case "message.forwarded":
@@ -298,6 +305,18 @@ def words(entry: Entry) -> tuple[str, str | None]:
     hidden = ("timestamp", "level", "event", "id")
     fields = "".join(f" {_printable(key)}={_shown(value)}" for key, value in entry.items() if key not in hidden)
     return f"{_shown(entry.get('event'))}{fields}", None
+
+
+def verified(entry: Mapping[str, Any]) -> tuple[str, str | None]:
+    """What the checks of a message found, and its colour."""
+    said = ", ".join(f"{name.upper()} {_shown(entry[name])}" for name in ("spf", "dmarc", "iprev") if entry.get(name))
+    signatures = _shown(entry.get("dkim") or "none")
+    done = {"reject": "; it is refused", "quarantine": "; it goes to Junk"}.get(str(entry.get("disposition")), "")
+    if entry.get("exempted"):
+        done = f"; let through, as {_shown(entry['exempted'])} is exempted"
+    reason = f": {_shown(entry['reason'])}" if entry.get("reason") else ""
+    colour = "red" if done and not entry.get("exempted") else "yellow" if entry.get("dmarc") == "fail" else None
+    return f"checked: {said}, DKIM {signatures}{reason}{done}", colour
 
 
 def _shown(value: Any) -> str:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from smtpmail.auth.canonical import BodyHash, relaxed_field, simple_field
 from smtpmail.auth.fields import Field
-from smtpmail.auth.lookup import Lookup, TemporaryFailure, a_labels, is_or_below, texts
+from smtpmail.auth.lookup import Lookup, a_labels, is_or_below, texts
 from smtpmail.auth.tags import TagError, colon_list, parse_tags, printable, without_blanks
+from smtpmail.dns.errors import DNSError
 
 MAX_SIGNATURES = 10
 """Signatures of one message that are looked at; those of its author's domain come first."""
@@ -143,7 +144,7 @@ class Verification:
             result = "pass"
         except _Rejected as rejected:
             result, remark = rejected.result, str(rejected)
-        except TemporaryFailure as error:
+        except DNSError as error:
             result, remark = "temperror", str(error)
         start = base64.b64encode(signature.value).decode()[:8]
         return DkimResult(result, signature.domain, signature.selector, remark, start)
@@ -267,7 +268,7 @@ def _octets(tags: dict[str, str], name: str) -> bytes:
 
 
 def _verify_header(signature: Signature, digest: bytes, lookup: Lookup) -> str:
-    """Returns a remark, mostly none. Raises _Rejected, TemporaryFailure."""
+    """Returns a remark, mostly none. Raises _Rejected, DNSError."""
     name = f"{signature.selector}._domainkey.{signature.domain}"
     records = [text for text in texts(name, lookup) if _is_key(text)][:_MAX_KEYS]
     if not records:

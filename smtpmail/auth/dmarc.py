@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from smtpmail.auth.dmarc_record import POLICIES, Discovered, Tree
 from smtpmail.auth.fields import Field, unfolded
-from smtpmail.auth.lookup import TemporaryFailure, a_labels, is_or_below
+from smtpmail.auth.lookup import a_labels, is_or_below
+from smtpmail.dns.errors import DNSError
 from smtpmail.mail.mailbox_list import find_addresses
 
 MAX_AUTHOR_DOMAINS = 4
@@ -79,7 +80,7 @@ def _evaluate(author: str, identifiers: Sequence[Identifier], tree: Tree) -> Dma
         if found is None:
             return DmarcResult("none", author, f"{author} has no DMARC policy")
         aligned = [item for item in identifiers if item.domain and _is_aligned(item, author, found, tree)]
-    except TemporaryFailure as error:
+    except DNSError as error:
         return DmarcResult("temperror", author, str(error))
     passed = sorted({item.method.upper() for item in aligned if item.result == "pass"})
     if passed:
@@ -98,7 +99,7 @@ def _disposition(found: Discovered) -> str:
 
 
 def _is_aligned(item: Identifier, author: str, found: Discovered, tree: Tree) -> bool:
-    """RFC 9989 4.4, 4.10.2. Raises TemporaryFailure."""
+    """RFC 9989 4.4, 4.10.2. Raises DNSError."""
     if item.result not in ("pass", "temperror"):
         return False
     if item.domain == author:

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from smtpmail.auth.lookup import Lookup, NoAnswer, is_or_below, texts
+from smtpmail.auth.lookup import Lookup, is_or_below, texts
+from smtpmail.dns.errors import NotFound
 
 MAX_QUERIES = 8
 """Names that one tree walk asks for."""
@@ -83,7 +84,7 @@ class Discovered:
 
 
 class Tree:
-    """The records of one message's domains; no name is asked for twice. Methods may raise TemporaryFailure."""
+    """The records of one message's domains; no name is asked for twice. Methods may raise DNSError."""
 
     def __init__(self, lookup: Lookup) -> None:
         self._lookup = lookup
@@ -132,6 +133,6 @@ class Tree:
             try:
                 if self._lookup(domain, kind):
                     return True
-            except NoAnswer:
+            except NotFound:
                 continue
         return False

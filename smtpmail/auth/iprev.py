@@ -5,8 +5,9 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 
-from smtpmail.auth.lookup import Lookup, NoAnswer, TemporaryFailure
+from smtpmail.auth.lookup import Lookup
 from smtpmail.auth.tags import printable
+from smtpmail.dns.errors import DNSError, NotFound
 
 MAX_NAMES = 5
 """Names of one address that are looked at."""
@@ -30,17 +31,17 @@ def check(address: ipaddress.IPv4Address | ipaddress.IPv6Address, lookup: Lookup
     text = str(address)
     try:
         names = [value.rstrip(".").lower() for value in lookup(address.reverse_pointer, "PTR")][:MAX_NAMES]
-    except NoAnswer:
+    except NotFound:
         return IprevResult("permerror", text, f"{text} has no name")
-    except TemporaryFailure as error:
+    except DNSError as error:
         return IprevResult("temperror", text, str(error))
-    failure: TemporaryFailure | None = None
+    failure: DNSError | None = None
     for name in names:
         try:
             found = lookup(name, "A" if address.version == 4 else "AAAA")
-        except NoAnswer:
+        except NotFound:
             continue
-        except TemporaryFailure as error:
+        except DNSError as error:
             failure = error
             continue
         if any(ipaddress.ip_address(value) == address for value in found):

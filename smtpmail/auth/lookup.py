@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from smtpmail.dns.errors import NotFound
 from smtpmail.mail.address import AddressSyntaxError, normal_domain
 
 Lookup = Callable[[str, str], Sequence[str]]
@@ -11,34 +12,18 @@ Lookup = Callable[[str, str], Sequence[str]]
 
 A and AAAA: the address. TXT: the text, its strings joined (octets that are no UTF-8 as surrogates). MX: `10 host.`;
 PTR: `host.`, both as in a zone file. Aliases (CNAME) are followed by the one who answers.
-Raises NoSuchName, NoData or TemporaryFailure.
+Raises NoSuchName, NoSuchRecord or, when nobody answers, DNSError: the errors of smtpmail.dns.
 """
 
 MAX_TEXT = 64 * 1024
 """Characters of a TXT record that are looked at; a larger one counts as none."""
 
 
-class NoAnswer(Exception):
-    """There is no value of that name and type."""
-
-
-class NoSuchName(NoAnswer):
-    """The name does not exist (NXDOMAIN)."""
-
-
-class NoData(NoAnswer):
-    """The name exists, without records of that type."""
-
-
-class TemporaryFailure(Exception):
-    """No answer, not even that there is none: a time-out, SERVFAIL, a loop of aliases. One line for people."""
-
-
 def texts(name: str, lookup: Lookup) -> list[str]:
-    """The TXT records of a name that are not too large to be looked at; none is []. Raises TemporaryFailure."""
+    """The TXT records of a name that are not too large to be looked at; none is []. Raises DNSError."""
     try:
         return [text for text in lookup(name, "TXT") if len(text) <= MAX_TEXT]
-    except NoAnswer:
+    except NotFound:
         return []
 
 

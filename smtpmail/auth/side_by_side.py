@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
-from smtpmail.auth.lookup import Lookup, TemporaryFailure
+from smtpmail.auth.lookup import Lookup
+from smtpmail.dns.errors import DNSError
 
 MAX_THREADS = 5
 
@@ -43,7 +44,7 @@ class SideBySide:
     def lookup(self, name: str, kind: str) -> Sequence[str]:
         """See Lookup; after the time-out nothing is asked any more, so that what is late ends by itself."""
         if time.monotonic() >= self._deadline:
-            raise TemporaryFailure(f"DNS did not answer within {self._timeout:g} s")
+            raise DNSError(f"DNS did not answer within {self._timeout:g} s")
         return self._lookup(name, kind)
 
     def add(self, function: Callable[[], T]) -> Job[T]:
@@ -75,5 +76,5 @@ class SideBySide:
         with condition:
             condition.wait_for(lambda: left == 0, max(self._deadline - time.monotonic(), 0))
         for job in self._jobs:
-            if job.error is not None and not isinstance(job.error, TemporaryFailure):
+            if job.error is not None and not isinstance(job.error, DNSError):
                 raise job.error

@@ -7,10 +7,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from smtpmail.auth.lookup import Lookup, NoAnswer, NoData, TemporaryFailure, a_labels, is_or_below, texts
+from smtpmail.auth.lookup import Lookup, a_labels, is_or_below, texts
 from smtpmail.auth.spf_macros import Address, Values, expand, expand_domain
 from smtpmail.auth.spf_record import Mechanism, PermanentError, Record, is_explanation, is_record, parse
 from smtpmail.auth.tags import printable
+from smtpmail.dns.errors import DNSError, NoSuchRecord, NotFound
 
 MAX_LOOKUPS = 10
 """Terms that ask the DNS, in one evaluation (4.6.4)."""
@@ -84,11 +85,11 @@ class _Evaluation:
             return replace(self._check_host(self._domain, explain=True), domain=self._domain)
         except PermanentError as error:
             return SpfResult("permerror", self._domain, f"the SPF policy of {self._domain} can't be evaluated: {error}")
-        except TemporaryFailure as error:
+        except DNSError as error:
             return SpfResult("temperror", self._domain, str(error))
 
     def _check_host(self, domain: str, *, explain: bool) -> SpfResult:
-        """Raises PermanentError, TemporaryFailure."""
+        """Raises PermanentError, DNSError."""
         record = self._record(domain)
         if record is None:
             return SpfResult("none", domain, f"{domain} has no SPF record")
@@ -163,12 +164,12 @@ class _Evaluation:
             self._names = []
             try:
                 pointers = self._ask(self._address.reverse_pointer, "PTR")
-            except TemporaryFailure:
+            except DNSError:
                 pointers = []
             for name in [value.rstrip(".") for value in pointers[:MAX_NAMES]]:
                 try:
                     found = self._lookup(name, self._family) if _is_name(name) else ()
-                except (NoAnswer, TemporaryFailure):
+                except (NotFound, DNSError):
                     continue
                 if any(ipaddress.ip_address(value) == self._address for value in found):
                     self._names.append(name)
@@ -186,15 +187,15 @@ class _Evaluation:
     # -- the DNS, and what it may cost
 
     def _ask(self, name: str, kind: str) -> Sequence[str]:
-        """Raises PermanentError when too many questions found nothing, TemporaryFailure."""
+        """Raises PermanentError when too many questions found nothing, DNSError."""
         try:
             return self._lookup(name, kind)
-        except NoData:
+        except NoSuchRecord:
             # A host with addresses of the other family alone is not "void": that is no fault of its domain, and would
             # make false errors of policies of IPv4 for clients of IPv6.
             if kind in ("A", "AAAA") and kind == self._family and self._has_any(name, "AAAA" if kind == "A" else "A"):
                 return []
-        except NoAnswer:
+        except NotFound:
             pass
         self._void += 1
         if self._void > MAX_VOID:
@@ -204,7 +205,7 @@ class _Evaluation:
     def _has_any(self, name: str, kind: str) -> bool:
         try:
             return bool(self._lookup(name, kind))
-        except (NoAnswer, TemporaryFailure):
+        except (NotFound, DNSError):
             return False
 
     def _count_lookup(self) -> None:
@@ -222,6 +223,6 @@ class _Evaluation:
             if len(found) != 1 or not found[0].isascii() or not is_explanation(found[0]):
                 return ""
             text = expand(found[0][: 2 * MAX_EXPLANATION], domain, self._values)
-        except (TemporaryFailure, PermanentError):
+        except (DNSError, PermanentError):
             return ""
         return "".join(c for c in text if " " <= c <= "~")[:MAX_EXPLANATION]

@@ -33,7 +33,7 @@ class Values:
 
 
 def expand(text: str, domain: str, values: Values) -> str:
-    """`text` with its macros replaced; its syntax is right. Raises TemporaryFailure."""
+    """`text` with its macros replaced; its syntax is right. Raises DNSError."""
     return _MACRO.sub(lambda match: _replacement(match, domain, values), text)
 
 

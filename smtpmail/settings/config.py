@@ -167,6 +167,27 @@ class Config:
         "--tls-key", metavar="FILE", read=read_path, group="TLS",
         help="Key of the certificate. Default: in the file of --tls-cert.",
     )  # fmt: skip
+    dkim_keys: str | None = setting(
+        "--dkim-keys", metavar="DIR", read=read_path, group="Authentication",
+        help="Folder of the keys that sign what leaves, DOMAIN/SELECTOR.pem; smtpmail dkim new makes them.",
+    )  # fmt: skip
+    dkim_required: bool = setting(
+        "--dkim-required", read=bool, default=False, group="Authentication",
+        help="Take no mail that should be signed and can't be, rather than let it leave unsigned.",
+    )  # fmt: skip
+    verify: str = setting(
+        "--verify", choices=("off", "mark", "enforce"), default="mark", group="Authentication",
+        help="What to do with mail from the network: nothing, write down whether it is what it says it is (SPF, DKIM, "
+        "DMARC), or also refuse what its domain says is forged.",
+    )  # fmt: skip
+    verify_timeout: float = setting(
+        "--verify-timeout", metavar="SECONDS", read=read_duration, default=10.0, group="Authentication",
+        help="Patience with the DNS for all checks of a message.",
+    )  # fmt: skip
+    verify_exempt: str | None = setting(
+        "--verify-exempt", metavar="FILE", read=read_path, group="Authentication",
+        help="Who is let through whatever the checks say: addresses, domains, networks and List-Ids, one a line.",
+    )  # fmt: skip
     max_size: int = setting(
         "--max-size", metavar="SIZE", read=read_size, default=50 * 1024**2, group="Limits",
         help="Octets of a message; K, M, G may stand behind the number.",

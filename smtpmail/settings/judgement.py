@@ -42,7 +42,7 @@ def _warning(subject: str, text: str, advice: str = "") -> Finding:
 
 def judge(config: Config, environment: Mapping[str, str]) -> Iterator[Finding]:
     """All errors and warnings. With sockets that systemd passes, addresses are not judged."""
-    for look in (_tls, _smarthost, _outbound, _folders, _doors):
+    for look in (_tls, _smarthost, _outbound, _authentication, _folders, _doors):
         try:
             yield from look(config)
         except ConfigError as error:
@@ -94,6 +94,24 @@ def _outbound(config: Config) -> Iterator[Finding]:
             raise ConfigError(f"--bind-address: {address} is of no use with --address-family {config.address_family}")
         if not is_own_address(ipaddress.ip_address(address)):
             yield _error("--bind-address", f"{address} is no address of this host: nothing can be sent from it")
+
+
+def _authentication(config: Config) -> Iterator[Finding]:
+    if config.dkim_required and not config.dkim_keys:
+        raise ConfigError("--dkim-required: there are no keys: give --dkim-keys too")
+    if config.dkim_keys:
+        if not os.path.isdir(config.dkim_keys):
+            raise ConfigError(f"--dkim-keys: {config.dkim_keys} is no folder")
+        if not os.access(config.dkim_keys, os.R_OK | os.X_OK):
+            raise ConfigError(f"--dkim-keys: cannot read the folder {config.dkim_keys}")
+        if permissions(config.dkim_keys) & (stat.S_IWGRP | stat.S_IWOTH):
+            yield _warning(
+                "--dkim-keys",
+                f"others than its owner may write to {config.dkim_keys}",
+                f"chmod go-w {config.dkim_keys}",
+            )
+    if config.verify_exempt and not (os.path.isfile(config.verify_exempt) and os.access(config.verify_exempt, os.R_OK)):
+        raise ConfigError(f"--verify-exempt: cannot read {config.verify_exempt}")
 
 
 def _folders(config: Config) -> Iterator[Finding]:

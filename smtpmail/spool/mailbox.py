@@ -53,10 +53,13 @@ WELL_SECONDS = 1.0
 TAKEN = 32
 """So many numbers that other programs have taken are tried one by one."""
 
+JUNK = "Junk"
+"""The folder of mail that its domain says is likely forged."""
+
 MAX_STORED = 4 * 1024**3
 """Octets that one message may take in all its mailboxes."""
 
-__all__ = ["Copy", "Mailbox", "MailboxBusy", "MailboxDraft", "Spool"]
+__all__ = ["JUNK", "Copy", "Mailbox", "MailboxBusy", "MailboxDraft", "Spool"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +68,30 @@ class Copy:
 
     user: str
     header: bytes
+    folder: str = ""
+    """A folder within the mailbox, made when it is first needed."""
 
 
 class MailboxDraft(Draft):
     """A message on its way into a mailbox, with its status."""
 
-    __slots__ = ("_content", "_header", "_scratch", "_status_is_durable", "mailbox", "number", "status", "user")
+    __slots__ = (
+        "_content",
+        "_header",
+        "_scratch",
+        "_status_is_durable",
+        "mailbox",
+        "number",
+        "status",
+        "subfolder",
+        "user",
+    )
 
     def __init__(self, mailbox: Mailbox, content: Source, copy: Copy, scratch: str) -> None:
         super().__init__(mailbox)
         self.mailbox = mailbox
         self.user = copy.user
+        self.subfolder = copy.folder
         self.status: NewFile | None = None
         self.number = 0
         """Its number when it is in the mailbox, 0 before."""
@@ -142,8 +158,10 @@ class Mailbox:
 
     patience = LOCK_PATIENCE
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, parent: Mailbox | None = None) -> None:
+        """`parent`: the mailbox that this is a folder of."""
         self.path = path
+        self._parent = parent
         self.stock = StatusStock()
         # POSIX locks keep processes apart, not threads.
         self.mutex = threading.Lock()
@@ -154,6 +172,8 @@ class Mailbox:
         try:
             return Folder(self.path)
         except FileNotFoundError:
+            if self._parent is not None:
+                self._parent.open().close()
             with contextlib.suppress(FileExistsError):
                 os.mkdir(self.path, 0o700)
                 sync_folder(os.path.dirname(self.path))
@@ -288,17 +308,23 @@ class Spool:
         """The folder of files that have no name yet, where the file system knows none."""
         return self._scratch
 
-    def mailbox(self, user: str) -> Mailbox:
-        """The mailbox of a user: the same object for all threads that use it at a time. Raises OSError."""
+    def mailbox(self, user: str, folder: str = "") -> Mailbox:
+        """The mailbox of a user, or a folder in it: the same object for all threads that use it at a time.
+
+        Raises OSError.
+        """
+        for name in (user, folder or user):
+            if not name or "/" in name or name.startswith("."):
+                raise OSError(errno.EINVAL, "is no name of a mailbox", name)
+        key = os.path.join(user, folder) if folder else user
+        parent = self.mailbox(user) if folder else None
         with self._mutex:
-            mailbox = self._mailboxes.get(user)
+            mailbox = self._mailboxes.get(key)
             if mailbox is None:
-                if not user or "/" in user or user.startswith("."):
-                    raise OSError(errno.EINVAL, "is no name of a mailbox", user)
-                mailbox = self._mailboxes[user] = Mailbox(os.path.join(self.path, user))
+                mailbox = self._mailboxes[key] = Mailbox(os.path.join(self.path, key), parent)
             # The last ones used are kept for what they have in stock.
-            self._recent[user] = mailbox
-            self._recent.move_to_end(user)
+            self._recent[key] = mailbox
+            self._recent.move_to_end(key)
             if len(self._recent) > MAILBOXES_KEPT:
                 self._recent.popitem(last=False)
             return mailbox
@@ -315,7 +341,7 @@ class Spool:
         if content.size * len(copies) > MAX_STORED and len(copies) > 1:
             why = f"{len(copies)} copies of {content.size} octets are too much for one transaction"
             raise OSError(errno.EFBIG, why)
-        return [MailboxDraft(self.mailbox(copy.user), content, copy, self._scratch) for copy in copies]
+        return [MailboxDraft(self.mailbox(copy.user, copy.folder), content, copy, self._scratch) for copy in copies]
 
     def can_deliver(self, user: str) -> OSError | None:
         """Why no message can be put into a mailbox now, as far as a look tells that is cheap and waits for nothing.
@@ -353,6 +379,9 @@ class Spool:
                 try:
                     if entry.is_dir(follow_symlinks=False):
                         removed += Mailbox(entry.path).repair(give_up)
+                        junk = os.path.join(entry.path, JUNK)
+                        if os.path.isdir(junk) and not os.path.islink(junk):
+                            removed += Mailbox(junk).repair(give_up)
                 except OSError as error:
                     log.warning("mailbox.skipped", mailbox=entry.path, error=str(error))
         return removed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from smtpmail.auth.lookup import NoData, NoSuchName, TemporaryFailure
+from smtpmail.dns.errors import DNSError, NoSuchName, NoSuchRecord
 
 TIMEOUT = "TIMEOUT"
 """As the value of a name: the DNS does not answer."""
@@ -23,16 +23,16 @@ class Zone:
 
     def _answer(self, name: str, kind: str, aliases: int) -> Sequence[str]:
         if aliases > 10:
-            raise TemporaryFailure(f"{name}: a loop of aliases")
+            raise DNSError(f"{name}: a loop of aliases")
         types = self.records.get(name)
         if types is None:
             if any(other.endswith("." + name) for other in self.records):
-                raise NoData(name)
+                raise NoSuchRecord(name)
             raise NoSuchName(name)
         if isinstance(types, str) or types.get(kind) == TIMEOUT:
-            raise TemporaryFailure(f"DNS does not answer for {name}")
+            raise DNSError(f"DNS does not answer for {name}")
         if kind in types:
             return types[kind]
         if "CNAME" in types:
             return self._answer(types["CNAME"][0].lower().rstrip("."), kind, aliases + 1)
-        raise NoData(name)
+        raise NoSuchRecord(name)

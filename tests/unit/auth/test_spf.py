@@ -16,6 +16,7 @@ from support.zone import TIMEOUT, Zone
 
 from smtpmail.auth.spf import MAX_EXPLANATION, SpfResult, check
 from smtpmail.auth.spf_record import PermanentError, parse
+from smtpmail.dns.errors import DNSError, NotFound
 
 DATA = Path(__file__).parents[2] / "data" / "rfc7208"
 SCENARIOS = list(yaml.safe_load_all((DATA / "rfc7208-tests.yml").read_text()))
@@ -110,12 +111,10 @@ def ask_pyspf(host: str, zone: Zone) -> str:
     def lookup(name: str, kind: str, *_: Any, **__: Any) -> list[Any]:
         try:
             values = zone(name, kind)
-        except LookupError:
+        except NotFound:
             return []
-        except Exception as error:
-            if type(error).__name__ == "TemporaryFailure":
-                raise spf.TempError(str(error)) from None
-            return []
+        except DNSError as error:
+            raise spf.TempError(str(error)) from None
         shaped: list[Any] = []
         for value in values:
             if kind == "TXT":

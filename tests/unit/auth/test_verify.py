@@ -17,8 +17,9 @@ from smtpmail.auth import dkim_sign, exempt
 from smtpmail.auth.dkim_keys import Key, KeyFolder
 from smtpmail.auth.exempt import Exemptions
 from smtpmail.auth.fields import split_header
-from smtpmail.auth.lookup import Lookup, TemporaryFailure
+from smtpmail.auth.lookup import Lookup
 from smtpmail.auth.verify import MessageCheck, Verdict
+from smtpmail.dns.errors import DNSError
 
 CLIENT = ipaddress.ip_address("192.0.2.1")
 NOW = 1_700_000_000.0
@@ -133,7 +134,7 @@ class Silent:
         self.asked += 1
         if name.endswith(self._ends):
             self.over.wait(60)
-            raise TemporaryFailure("at last")
+            raise DNSError("at last")
         return self._zone(name, kind)
 
 
