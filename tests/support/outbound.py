@@ -154,9 +154,7 @@ class Queue:
         self.store = QueueStore(str(self.spool_path / ".queue"))
         self.spool = Spool(str(self.spool_path))
         self.router = Router(LocalDomains(["dom.fr"], is_own_address), Users(None, lambda *_: None), may_relay=True)
-        accept = Accept(
-            self.spool, self.store, "mail.dom.fr", lambda new: new.queued and self.runner.submit(new.queued)
-        )
+        accept = Accept(self.spool, self.store, "mail.dom.fr", self._announce)
         self.bouncer = Bouncer(accept, lambda address: self.router.routes(address), "mail.dom.fr")
         self.runner = Runner(
             self.store,
@@ -168,8 +166,8 @@ class Queue:
         )
 
     def _announce(self, accepted: Accepted) -> None:
-        if accepted.queued is not None:
-            self.runner.submit(accepted.queued)
+        for queued in accepted.queued:
+            self.runner.submit(queued)
 
     def start(self) -> None:
         self.runner.start(self.store.listen(), self.bouncer, Mailboxes(self.spool))

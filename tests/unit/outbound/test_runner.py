@@ -409,9 +409,9 @@ def test_delivered_is_on_disk_before_the_sender_is_told_of_others(tmp_path: Path
         seen: list[list[str]] = []
         send = q.bouncer.send
 
-        def look(kind, original, fates, **more):  # type: ignore[no-untyped-def]
-            seen.append([r.state for r in q.store.load(original.id).recipients])
-            send(kind, original, fates, **more)
+        def look(kind, about, recipients, text, **more):  # type: ignore[no-untyped-def]
+            seen.append([r.state for r in q.store.load(about.id).recipients])
+            send(kind, about, recipients, text, **more)
 
         q.bouncer.send = look  # type: ignore[method-assign]
         q.submit(item("a@one.test", "b@one.test"))
