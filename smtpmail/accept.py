@@ -196,16 +196,12 @@ class Incoming:
 
     def _copies(self, header: bytes, folder: str) -> list[Copy]:
         """One for each mailbox, whatever the number of recipients that lead there."""
-        envelope = self._envelope
-        return [
-            Copy(
-                user,
-                fields.final_delivery(str(envelope.sender_for(user)), [str(r.address) for r in recipients]).encode()
-                + header,
-                folder,
-            )
-            for user, recipients in envelope.mailboxes.items()
-        ]
+        copies = []
+        for user, recipients in self._envelope.mailboxes.items():
+            sender = str(self._envelope.sender_for(user, recipients))
+            delivery = fields.final_delivery(sender, [str(r.address) for r in recipients])
+            copies.append(Copy(user, delivery.encode() + header, folder))
+        return copies
 
     def _draft(self, departure: Departure, late: Iterable[str], header: bytes, size: int) -> QueueDraft:
         """A file for the queue. What is sent on tells where it has been. Raises OSError."""

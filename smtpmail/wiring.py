@@ -32,7 +32,7 @@ from smtpmail.settings.config import Config
 from smtpmail.settings.values import ConfigError
 from smtpmail.smtp import replies
 from smtpmail.smtp.replies import Refusal
-from smtpmail.spool.mailbox import Spool
+from smtpmail.spool.mailbox import MAX_STORED, Spool
 from smtpmail.spool.queue import QueueStore
 from smtpmail.users.aliases import Aliases, AliasesUnreadable
 from smtpmail.users.blocked import BlockedFile
@@ -130,7 +130,7 @@ class MailSystem:
 
     def gates(self) -> dict[str, Gate]:
         """What decides about transactions, for each kind of listener."""
-        return {kind: Gate(partial(self.routes, kind), [self._not_blocked]) for kind in self.routers}
+        return {kind: Gate(partial(self.routes, kind), [self._not_blocked], [_check_stored]) for kind in self.routers}
 
     def _not_blocked(self, envelope: Envelope) -> None:
         if self.blocked is not None and self.blocked.has(envelope.sender):
@@ -146,6 +146,16 @@ class MailSystem:
             self.users.reload()
             return
         log.error("users.unreadable", file=self.config.users, hint="recipients get 451 until the file can be read")
+
+
+def _check_stored(envelope: Envelope) -> None:
+    """Raises Refusal when one more copy of the announced size would be too much: the rest comes in another message."""
+    size = envelope.size or 0
+    if size * (len(envelope.recipients) + 1) <= MAX_STORED:
+        return  # the usual case, without counting mailboxes
+    copies = len(envelope.mailboxes)
+    if copies and size * (copies + 1) > MAX_STORED:
+        raise Refusal(replies.TOO_MANY_RECIPIENTS)
 
 
 def _users_changed(count: int, complaints: list[str]) -> None:

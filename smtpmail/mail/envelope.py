@@ -96,9 +96,9 @@ class Envelope:
                     found.setdefault(route.user, []).append(recipient)
         return found
 
-    def sender_for(self, user: str) -> Address:
+    def sender_for(self, user: str, recipients: list[Recipient]) -> Address:
         """The envelope sender of a user's copy: the owner of a list, unless the message came to them otherwise, too."""
-        routes = [w for r in self.recipients for w in r.routes if isinstance(w, Local) and w.user == user]
+        routes = [w for r in recipients for w in r.routes if isinstance(w, Local) and w.user == user]
         owners = [route.sender for route in routes if route.sender is not None]
         return owners[0] if owners and len(owners) == len(routes) else self.sender
 

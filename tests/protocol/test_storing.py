@@ -433,6 +433,20 @@ def test_many_small_segments(servers: Servers, certificate: Certificate, verb: s
     assert message.endswith(content.replace(b"\r\n", b"\n"))
 
 
+def test_more_than_one_transaction_may_store(server: Server) -> None:
+    """What a client announces is counted for each mailbox: the rest goes in another transaction."""
+    with server.client() as client:
+        client.ehlo()
+        client.expect("MAIL FROM:<a@b.test> SIZE=50000000", 250)
+        for n in range(85):
+            client.expect(f"RCPT TO:<user{n}@dom.fr>", 250)
+        client.expect("RCPT TO:<user85@dom.fr>", 452, "4.5.3")
+        assert client.data(b"x\r\n").code == 250
+        client.expect("MAIL FROM:<a@b.test> SIZE=50000000", 250)
+        for n in range(200):
+            client.expect(f"RCPT TO:<bob+{n}@dom.fr>", 250)
+
+
 def test_a_thousand_recipients_with_the_shipped_limits(servers: Servers) -> None:
     """As the unit ships them: 16384 descriptors; here far fewer do."""
     prlimit = require.tool("prlimit", "util-linux")
