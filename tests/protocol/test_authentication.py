@@ -45,9 +45,9 @@ def options(dns: NameServer, *more: str) -> list[str]:
     return ["--resolver", str(dns.endpoint), *more]
 
 
-def test_marked_by_default(servers: Servers) -> None:
+def test_marked(servers: Servers) -> None:
     with NameServer(ZONE) as dns:
-        server = servers.start(*options(dns))
+        server = servers.start(*options(dns, "--verify", "mark"))
         assert send(server, "eve@bank.test").code == 250
         assert send(server, "anna@shop.test").code == 250
         first, second = (message.decode().replace("\n\t", " ") for _, message in sorted(server.messages("bob").items()))
