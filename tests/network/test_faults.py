@@ -80,14 +80,6 @@ def test_the_wrong_kind_of_yes(ours: Program, serve_one: ServeOne, point: str, f
     deferred_then_delivered(ours, server, ours.post(RECIPIENT))
 
 
-@pytest.mark.parametrize("fault", [say("451 4.3.0 later"), close(), close("421 4.3.2 bye"), say("what?")], ids=repr)
-@pytest.mark.parametrize("chunk", [1, 2], ids=["first chunk", "second chunk"])
-def test_once_between_chunks(ours: Program, serve_one: ServeOne, chunk: int, fault: Fault) -> None:
-    server = serve_one({"BDAT": [None] * (chunk - 1) + [fault]})
-    content = b"Subject: in chunks\r\n\r\n" + b"0123456789\r\n" * 200_000
-    deferred_then_delivered(ours, server, ours.submit(content, RECIPIENT))
-
-
 @pytest.mark.parametrize(
     "reply",
     [
@@ -108,7 +100,7 @@ def test_unusual_but_a_yes(ours: Program, serve_one: ServeOne, reply: Fault) -> 
     assert not ours.events("delivery.deferred", id=sent.id)
 
 
-@pytest.mark.parametrize("point", ["connect", "MAIL", "RCPT", "DATA", "."])
+@pytest.mark.parametrize("point", ["MAIL", "RCPT", "DATA", "."])
 def test_a_5xx_bounces_with_its_words(ours: Program, serve_one: ServeOne, point: str) -> None:
     refusal = say(b"554-5.7.9 the first line\r\n554 5.7.9 and the second\r\n")
     server = serve_one({point: [refusal]}, extensions=NO_CHUNKING)
@@ -189,7 +181,7 @@ def test_421_on_a_reused_connection(ours: Program, serve_one: ServeOne) -> None:
 def test_uses_what_is_offered_and_nothing_else(ours: Program, serve_one: ServeOne, extensions: tuple[str, ...]) -> None:
     """The server notes every use of what it has not offered."""
     server = serve_one(extensions=extensions)
-    body = ".\r\n..\r\n.x\r\n" + "x" * 3000 + "\r\n"
+    body = ".\r\n..\r\n.x\r\n" + ("x" * 900 + "\r\n") * 4
     content = f"Subject: hello\r\n\r\n{body}".encode()
     sent = ours.submit(content, RECIPIENT, rcpt_options=["NOTIFY=FAILURE"])
     ours.wait_for("delivery.succeeded", id=sent.id)
@@ -199,7 +191,7 @@ def test_uses_what_is_offered_and_nothing_else(ours: Program, serve_one: ServeOn
     offered = {extension.split()[0] for extension in extensions}
     assert ("SIZE" in message.mail_parameters) == ("SIZE" in offered)
     assert ("NOTIFY" in message.recipient_parameters[RECIPIENT]) == ("DSN" in offered)
-    assert ("BDAT" in session.verbs) <= ("CHUNKING" in offered)
+    assert "BDAT" not in session.verbs, "content follows only a 354"
 
 
 @pytest.mark.parametrize("refusal", ["500 5.5.1 what?", "502 5.5.1 not here", "550 no"])
@@ -222,14 +214,19 @@ def test_larger_than_it_takes(ours: Program, serve_one: ServeOne) -> None:
 
 
 def test_8bit_to_a_server_without_8bitmime(ours: Program, serve_one: ServeOne) -> None:
-    """5.6.3 rather than damage (RFC 6152 3)."""
+    """Converted (RFC 6152 3), unless it is signed: then 5.6.3 rather than damage."""
     server = serve_one(extensions=["PIPELINING"])
+    sent = ours.submit("Subject: 8 bits\r\n\r\nMüßiggang\r\n".encode(), RECIPIENT, mail_options=["BODY=8BITMIME"])
+    ours.wait_for("delivery.succeeded", id=sent.id)
+    (message,) = server.accepted
+    assert message.content.isascii() and b"M=C3=BC=C3=9Figgang" in message.content
     recipient = "eight-bits@one.test"
-    sent = ours.submit("Subject: 8 bits\r\n\r\nMüßiggang\r\n".encode(), recipient, mail_options=["BODY=8BITMIME"])
+    signed = "Content-Type: multipart/signed; boundary=b\r\n\r\n--b\r\n\r\nMüßiggang\r\n--b--\r\n"
+    sent = ours.submit(f"Subject: signed\r\n{signed}".encode(), recipient, mail_options=["BODY=8BITMIME"])
     ours.wait_for("delivery.failed", id=sent.id)
     notice = ours.wait_for_mail("alice", lambda message: concerns(message, recipient), "a bounce")
     assert recipients(notice)[recipient].status == "5.6.3"
-    assert server.messages == []
+    assert len(server.messages) == 1
 
 
 def test_smtputf8_to_a_server_without_it(ours: Program, serve_one: ServeOne) -> None:
