@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,15 @@ from smtpmail.outbound.content import Content, Form, SignedContent
 from smtpmail.outbound.mailhost import MailHost
 from smtpmail.outbound.tls import Protection, Reached, Use
 from smtpmail.smtp.reply_reader import ServerReply
+
+EACH_RECIPIENT_SECONDS = 5.0
+"""The replies to a transaction's recipients may take twice the patience with one, and this long for each of them."""
+
+CONTENT_PATIENCES = 4
+"""A content may take this many times the patience with a reply, ..."""
+
+SLOWEST = 8 * 1024
+"""... and a second more for so many octets."""
 
 QUIT_SECONDS = 2.0
 """Patience with the reply to QUIT: nothing depends on it."""
@@ -242,6 +252,8 @@ class Client:
         self, rcpts: Sequence[bytes], refusals: dict[int, ServerReply], *, pipelined: bool
     ) -> ServerReply | None:
         """Reads the replies up to that to DATA, which is not sent without PIPELINING when nobody was taken (None)."""
+        patience = self._timeouts.reply
+        give_up = time.monotonic() + 2 * patience + EACH_RECIPIENT_SECONDS * len(rcpts)
         sender_reply = self._channel.reply("MAIL")
         if not sender_reply.positive:
             refusals.update(dict.fromkeys(range(len(rcpts)), sender_reply))
@@ -251,7 +263,7 @@ class Client:
                     break
                 self._channel.quiet("RCPT")
                 self._channel.send(rcpt, "RCPT")
-            reply = self._channel.reply("RCPT")
+            reply = self._channel.reply("RCPT", max(0.001, min(patience, give_up - time.monotonic())))
             if not reply.positive:
                 refusals.setdefault(number, reply)
         if not pipelined:
@@ -291,12 +303,15 @@ class Client:
         """The content, and the reply to it. Raises SessionFailed, `uncertain` when all of it may have arrived."""
         self.sending = True
         whole = False
+        give_up = time.monotonic() + CONTENT_PATIENCES * self._timeouts.reply + form.size / SLOWEST
         try:
             held: bytes | None = None
             for piece in dot_stuff(form.pieces(READ_SIZE)):
                 if held is not None:
                     if (reply := self._channel.early_reply("the message")) is not None:
                         return self._broken_off(reply)
+                    if time.monotonic() > give_up:
+                        raise SessionFailed(f"{self.host.name} takes the message too slowly")
                     self._channel.send(held, "the message")
                 held = piece
             whole = True
@@ -381,10 +396,13 @@ def _address(text: str) -> Address:
 
 
 def _path(address: Address, item: Item) -> str:
-    """A domain in its own letters only where all else is in them, too."""
+    """A domain in its own letters only where all else is in them, too. Raises MessageRefused."""
     if item.smtputf8 or address.is_ascii:
         return str(address)
-    return str(Address(address.local, normal_domain(address.domain)))
+    try:
+        return str(Address(address.local, normal_domain(address.domain)))
+    except AddressSyntaxError as error:
+        raise MessageRefused("5.1.3", str(error)) from None
 
 
 def _to_wire(data: bytes) -> bytes:

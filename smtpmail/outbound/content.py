@@ -13,6 +13,9 @@ from smtpmail.mail.head import header_of
 from smtpmail.mail.mime import SignedContent
 from smtpmail.mail.queued import Item
 
+LONGEST_PIECE = 64 * 1024
+"""Octets of a line that are converted at a time."""
+
 IN_MEMORY = 128 * 1024
 """Octets of a content that are held in memory; a larger one is read again for each host."""
 
@@ -103,7 +106,8 @@ class Content:
             yield from self._start.splitlines(keepends=True)
             return
         self._file.seek(self._begin)
-        yield from self._file
+        while line := self._file.readline(LONGEST_PIECE):
+            yield line
 
     def _convert(self, *, eightbit: bool) -> Form:
         size = 0

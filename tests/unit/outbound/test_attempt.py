@@ -274,6 +274,25 @@ def test_an_attempt_has_an_end() -> None:
         assert sum(len(s.sessions) for s in silent) <= 2, "no further host after the patience with one"
 
 
+def test_a_server_that_takes_its_time_for_each_recipient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred replies that each come just in time would hold a worker for hours."""
+    monkeypatch.setattr("smtpmail.outbound.client.EACH_RECIPIENT_SECONDS", 0.0)
+    with FaultServer({"RCPT": late(0.3)}) as server:
+        by = courier(Hosts({"one.test": [target(server)]}), timeouts=Timeouts(1, 0.5))
+        began = time.monotonic()
+        assert deliver(by=by, message=item(*(f"r{n}@one.test" for n in range(60))))[0].state == DEFERRED
+        assert time.monotonic() - began < 10
+
+
+def test_a_server_that_takes_a_content_by_the_drop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smtpmail.outbound.client.SLOWEST", 1 << 40)
+    monkeypatch.setattr("smtpmail.outbound.client.CONTENT_PATIENCES", 0)
+    with FaultServer() as server:
+        by = courier(Hosts({"one.test": [target(server)]}), timeouts=Timeouts(1, 30))
+        (outcome,) = deliver(by=by, message=item(content=LARGE), content=LARGE).values()
+    assert outcome.state == DEFERRED and "too slowly" in outcome.reply and server.messages == []
+
+
 def test_in_a_hurry_patience_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("smtpmail.outbound.courier.HURRIED_GREETING", 0.2)
     with FaultServer({"connect": late(1)}) as slow:
