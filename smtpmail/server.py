@@ -19,6 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from smtpmail import __version__, systemd, wiring
+from smtpmail.inbound.accounts import Rates
 from smtpmail.inbound.admission import Admission, SharedCounts
 from smtpmail.inbound.front import STOP_SECONDS, Front
 from smtpmail.inbound.sockets import SMTP_KINDS, open_sockets, receives
@@ -69,6 +70,7 @@ class Server:
         opened = open_sockets(config)
         sockets = [(kind, sock) for kind, sock in opened if kind in SMTP_KINDS]
         door_sockets = [(kind, sock) for kind, sock in opened if kind not in SMTP_KINDS]
+        self._rates = Rates(processes, config.max_messages_per_account, config.max_recipients_per_account)
         metrics = self._metrics = wiring.metrics(config, self._queue)
         if metrics:
             log.watch(metrics.counts.watch)
@@ -95,6 +97,7 @@ class Server:
             if not pid:
                 os.close(alive)
                 wake_socket.close()
+                self._rates.use_part(number)
                 if metrics:
                     metrics.in_child(number)
                 _settle(processors, number)
@@ -186,7 +189,7 @@ class Server:
             os._exit(0)
 
     def _front(self, system: MailSystem, sockets: Sequence[tuple[str, socket.socket]], admission: Admission) -> Front:
-        return Front(self._config, sockets, admission, system.accept, system.gates())
+        return Front(self._config, sockets, admission, system.accept, system.gates(self._rates))
 
     # -- the other processes
 

@@ -17,7 +17,8 @@ from smtpmail.auth.inspector import ExemptionsFile, Inspector
 from smtpmail.auth.signing import Signer
 from smtpmail.bouncer import Bouncer
 from smtpmail.dns.resolver import Resolver
-from smtpmail.inbound.gate import Gate
+from smtpmail.inbound.accounts import Rates
+from smtpmail.inbound.gate import Check, Gate
 from smtpmail.log import log
 from smtpmail.mail.address import NULL_PATH, Address
 from smtpmail.mail.envelope import Envelope
@@ -128,9 +129,15 @@ class MailSystem:
             raise Refusal(reply_to(broken[0]))
         return routes
 
-    def gates(self) -> dict[str, Gate]:
-        """What decides about transactions, for each kind of listener."""
-        return {kind: Gate(partial(self.routes, kind), [self._not_blocked], [_check_stored]) for kind in self.routers}
+    def gates(self, rates: Rates | None = None) -> dict[str, Gate]:
+        """What decides about transactions, for each kind of listener; `rates` bounds the accounts of this host."""
+        senders: list[Check] = [self._not_blocked]
+        recipients: list[Check] = [_check_stored]
+        gates = {kind: Gate(partial(self.routes, kind), senders, recipients) for kind in self.routers}
+        if rates is not None:
+            local = partial(self.routes, "loopback")
+            gates["loopback"] = Gate(local, [*senders, rates.message], [*recipients, rates.recipient])
+        return gates
 
     def _not_blocked(self, envelope: Envelope) -> None:
         if self.blocked is not None and self.blocked.has(envelope.sender):

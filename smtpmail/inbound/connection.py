@@ -70,7 +70,7 @@ class Connection:
     def run(self) -> None:
         """The whole life of the connection; raises nothing."""
         since = time.monotonic()
-        log.info("session.opened", client=self._peer.name, listener=self._peer.listener)
+        log.info("session.opened", client=self._peer.name, listener=self._peer.listener, uid=self._peer.uid)
         reason = "closed by client"
         try:
             reason = self._converse()

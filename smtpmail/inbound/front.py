@@ -7,8 +7,10 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from smtpmail.accept import Accept
+from smtpmail.inbound.accounts import Peers
 from smtpmail.inbound.admission import Admission
 from smtpmail.inbound.connection import Connection
 from smtpmail.inbound.gate import Gate
@@ -38,6 +40,7 @@ class Front:
         self._config = config
         self._accept = accept
         self._gates = gates
+        self._peers = Peers()
         self._limits = Limits(config.max_size, config.max_recipients)
         self._tls = config.tls_context() if config.tls_cert else None
         self._connections: set[Connection] = set()
@@ -80,8 +83,11 @@ class Front:
     def _serve(self, sock: socket.socket, peer: Peer) -> None:
         config = self._config
         offer_tls = self._tls is not None
-        # Programs of this host may leave the domain out.
-        origin = config.origin if peer.listener == "loopback" else None
+        origin = None
+        if peer.listener == "loopback":
+            peer = replace(peer, uid=self._peers.uid(sock))
+            # Programs of this host may leave the domain out.
+            origin = config.origin
         session = Session(config.hostname, peer, self._limits, offer_tls=offer_tls, origin=origin)
         tls_context = self._tls_context if offer_tls else None
         connection = Connection(

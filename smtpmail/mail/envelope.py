@@ -28,6 +28,8 @@ class Peer:
     port: int
     listener: str
     """`loopback` or `network`."""
+    uid: int | None = None
+    """The account of this host at the other end, where it is known."""
 
     @property
     def name(self) -> str:

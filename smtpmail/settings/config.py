@@ -208,6 +208,14 @@ class Config:
         "--max-connections-per-client", metavar="N", read=read_count, default=100, group="Limits",
         help="Connections at a time from one IPv4 address or IPv6 /64; the loopback listener has no such limit.",
     )  # fmt: skip
+    max_messages_per_account: int = setting(
+        "--max-messages-per-account", metavar="N", read=read_count, default=1000, group="Limits",
+        help="Messages in an hour from one account of this host, root excepted.",
+    )  # fmt: skip
+    max_recipients_per_account: int = setting(
+        "--max-recipients-per-account", metavar="N", read=read_count, default=5000, group="Limits",
+        help="The same for recipients.",
+    )  # fmt: skip
     timeout: float = setting(
         "--timeout", metavar="SECONDS", read=read_timeout, default=300.0, group="Limits",
         help="Longest silence of a client.",

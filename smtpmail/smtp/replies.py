@@ -112,6 +112,7 @@ ALIASES_UNREADABLE = Reply(451, "4.3.0", "The list of aliases cannot be read now
 ALIAS_BROKEN = Reply(451, "4.3.5", "Where this address leads cannot be told now, try again later")
 BLOCKED_BY_RECIPIENT = Reply(550, "5.7.1", "The recipient takes no mail from this sender")
 SENDER_BLOCKED = Reply(550, "5.7.1", "No mail is taken from this sender here")
+ACCOUNT_LIMITED = Reply(450, "4.7.1", "Too much mail from this account in an hour, try again later")
 FORWARDING_LOOP = Reply(554, "5.4.6", "Mail forwarding loop: this message has been at this address before")
 USERS_UNREADABLE = Reply(451, "4.3.0", "The list of users cannot be read now, try again later")
 TOO_MANY_RECIPIENTS = Reply(452, "4.5.3", "Too many recipients: send the rest in another transaction")
