@@ -150,3 +150,8 @@ def test_what_is_no_mailbox_is_left_alone(spool: Path, tmp_path: Path, planted: 
     after = mailbox.lstat()
     assert (before.st_uid, before.st_mode, before.st_mtime_ns) == (after.st_uid, after.st_mode, after.st_mtime_ns)
     assert elsewhere.stat().st_uid == 0
+
+
+def test_an_account_that_does_not_exist_is_one_line(spool: Path) -> None:
+    result = run(spool, "nosuchaccount")
+    assert (result.returncode, result.stderr) == (1, "nosuchaccount: there is no such account on this host\n")

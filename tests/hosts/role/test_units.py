@@ -114,3 +114,19 @@ def test_the_packages_units_are_the_roles(render: Render, name: str) -> None:
     )  # fmt: skip
     packaged = (CHECKOUT / "packaging" / "systemd" / name).read_text()
     assert packaged.splitlines() == rendered.splitlines()[1:]
+
+
+@pytest.mark.parametrize(
+    ("variables", "lines"),
+    [
+        ({}, ["root: alice"]),
+        ({"smtpmail_users": ["root", "bob"]}, []),
+        ({"smtpmail_aliases": {"root": "bob"}}, ["root: bob"]),
+        (
+            {"smtpmail_aliases": {"sales": ["bob", "carol@example.net"]}},
+            ["root: alice", "sales: bob, carol@example.net"],
+        ),
+    ],
+)
+def test_root_is_somebody(render: Render, variables: dict[str, object], lines: list[str]) -> None:
+    assert [line for line in render("aliases", **variables).splitlines() if not line.startswith("#")] == lines

@@ -25,8 +25,19 @@ SEQUENCES = ".mh_sequences"
 def main(spool: str, service: str, *accounts: str) -> None:
     with opened(spool) as folder:
         for account in accounts:
-            for change in make(folder, pwd.getpwnam(account), pwd.getpwnam(service)):
-                print(f"{account}: {change}")
+            try:
+                for change in make(folder, account_of(account), account_of(service)):
+                    print(f"{account}: {change}")
+            except (OSError, subprocess.CalledProcessError) as error:
+                raise SystemExit(f"{account}: {error}") from None
+
+
+def account_of(name: str) -> pwd.struct_passwd:
+    """The account of that name. Raises SystemExit."""
+    try:
+        return pwd.getpwnam(name)
+    except KeyError:
+        raise SystemExit(f"{name}: there is no such account on this host") from None
 
 
 def make(spool: int, account: pwd.struct_passwd, service: pwd.struct_passwd) -> Iterator[str]:

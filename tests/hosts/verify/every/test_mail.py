@@ -83,3 +83,11 @@ def test_refused_recipient_comes_back_as_a_bounce(mail: Host, remote: Host) -> N
     assert content.startswith("Return-Path: <>\n")
     assert "Status: 5.1.1" in content
     assert not messages(remote, "/home", subject)
+
+
+def test_mail_to_root_reaches_the_first_user(mail: Host) -> None:
+    subject = new_subject()
+    mail.check_output(
+        "printf 'Subject: %%s\n\nA disk has failed.\n' %s | runuser -u nobody -- /usr/sbin/sendmail root", subject
+    )
+    assert "A disk has failed." in mail.file(the_message(mail, f"{SPOOL}/bob", subject)).content_string
