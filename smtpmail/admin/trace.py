@@ -22,6 +22,8 @@ from typing import IO, Any
 
 import click
 
+from smtpmail.mail import meanings
+
 JOURNAL = ("journalctl", "--unit=smtpmail", "--output=cat", "--no-pager")
 
 HELD_OCTETS = 64 * 1024**2
@@ -294,9 +296,12 @@ def words(entry: Entry) -> tuple[str, str | None]:
             return f"delivered to {of('recipient')}{server()}{attempt}: {of('reply')}", "green"
         case "delivery.deferred":
             again = f"; next try at {_moment(entry['next_try'])}" if entry.get("next_try") else ""
-            return f"not yet delivered to {of('recipient')}{server()}{attempt}: {of('reply')}{again}", "yellow"
+            return (
+                f"not yet delivered to {of('recipient')}{server()}{attempt}: {of('reply')}{again}{_meaning(entry)}",
+                "yellow",
+            )
         case "delivery.failed":
-            return f"failed for {of('recipient')}{server()}{attempt}: {of('reply')}", "red"
+            return f"failed for {of('recipient')}{server()}{attempt}: {of('reply')}{_meaning(entry)}", "red"
         case "bounce.queued":
             kind = of("kind", " (", ")")
             return f"notice{kind} to {of('recipient')} about {of('about') or of('of')}; its id is {of('id')}", "magenta"
@@ -305,6 +310,12 @@ def words(entry: Entry) -> tuple[str, str | None]:
     hidden = ("timestamp", "level", "event", "id")
     fields = "".join(f" {_printable(key)}={_shown(value)}" for key, value in entry.items() if key not in hidden)
     return f"{_shown(entry.get('event'))}{fields}", None
+
+
+def _meaning(entry: Mapping[str, Any]) -> str:
+    """What the code of a refusal for reasons of policy means, in brackets."""
+    found = meanings.of_reply(str(entry.get("reply") or ""))
+    return f" ({found})" if found else ""
 
 
 def verified(entry: Mapping[str, Any]) -> tuple[str, str | None]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from email.utils import formatdate
 
 from smtpmail.mail.head import header_of
+from smtpmail.mail.meanings import meaning
 from smtpmail.mail.mime import SignedContent, has_long_line, to_7bit
 from smtpmail.mail.queued import Item, QueuedRecipient
 from smtpmail.mail.text import harmless
@@ -40,22 +41,6 @@ _SUBJECTS = {
     Kind.DELAY: "Your message is delayed",
     Kind.SUCCESS: "Your message was delivered",
 }
-
-_MEANINGS = {
-    "5.1.1": "There is no such mailbox there. Please check the part before the @.",
-    "5.1.2": "This domain does not exist. Please check the part behind the @.",
-    "5.1.10": "This domain takes no mail at all.",
-    "5.2.2": "The mailbox is full.",
-    "5.3.4": "The message is too large for that server.",
-    "5.4.4": "No server takes mail for this domain.",
-    "5.4.6": "The message loops: that domain's mail is sent to this server, which does not serve it.",
-    "5.4.7": "It could not be delivered for so long that it was given up.",
-    "5.6.3": "That server cannot take 8-bit text.",
-    "5.6.7": "That server cannot take addresses or headers with letters outside of ASCII.",
-    "5.7.1": "That server does not want this message.",
-    "5.7.30": "You asked for verified TLS all the way (REQUIRETLS), which that server does not give.",
-}
-
 
 _REPLY = re.compile(r"[2-5]\d\d( |$)")
 """What a server said begins so, not what we found ourselves."""
@@ -162,9 +147,9 @@ def _for_people(
             lines.append(f"    {_plain(r.reply)}")
         else:
             lines.append(f"    {_plain(r.reply)}")
-        meaning = _MEANINGS.get(r.status)
-        if meaning and kind is Kind.FAILURE:
-            lines.append(f"    {meaning}")
+        explained = meaning(r.status)
+        if explained and kind is Kind.FAILURE:
+            lines.append(f"    {explained}")
         lines.append("")
     lines.append(f"The id of your message here is {item.id}.")
     lines.append("Your message follows." if full else "The header of your message follows.")
