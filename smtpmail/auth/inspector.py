@@ -129,7 +129,12 @@ class Incoming:
     def finish(self, header: bytes) -> Inspected:
         """The message is whole, `header` is its own. Raises Refusal."""
         inspector = self._inspector
-        verdict = self._check.finish(inspector.lookup, inspector.timeout, inspector.exemptions.current())
+        try:
+            verdict = self._check.finish(inspector.lookup, inspector.timeout, inspector.exemptions.current())
+        except Exception:
+            # A mistake of ours is no reason to keep a message from its reader.
+            log.exception("verification.error", id=self._envelope.id)
+            return Inspected(without_forged(header, inspector.authserv_id))
         disposition = verdict.disposition if inspector.mode == "enforce" else "none"
         self._tell(verdict, disposition)
         if disposition == "reject":

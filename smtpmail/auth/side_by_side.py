@@ -71,8 +71,13 @@ class SideBySide:
                     left -= 1
                     condition.notify()
 
-        for _ in range(min(left, MAX_THREADS)):
-            threading.Thread(target=work, name="dns", daemon=True).start()
+        for number in range(min(left, MAX_THREADS)):
+            try:
+                threading.Thread(target=work, name="dns", daemon=True).start()
+            except RuntimeError:  # this host takes no more threads: then it is done here, in the end
+                if not number:
+                    work()
+                break
         with condition:
             condition.wait_for(lambda: left == 0, max(self._deadline - time.monotonic(), 0))
         for job in self._jobs:

@@ -135,3 +135,12 @@ def test_the_log(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyP
         "author": "bank.example", "spf": "fail", "dkim": [], "dmarc": "fail", "iprev": "permerror",
         "policy": "reject", "disposition": "none",
     }  # fmt: skip
+
+
+def test_a_fault_keeps_no_message_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("smtpmail.auth.verify.MessageCheck.finish", broken)
+    found = inspect(inspector(), message("ceo@bank.example"), envelope())
+    assert (found.header, found.results) == (b"From: ceo@bank.example\nSubject: x\n", b"")

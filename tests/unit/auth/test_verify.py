@@ -205,3 +205,11 @@ def test_mistakes_are_not_hidden(key: Key) -> None:
 
     with pytest.raises(ZeroDivisionError):
         verdict(signed(key), broken)
+
+
+def test_a_host_without_a_thread_to_spare(key: Key, records: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert verdict(signed(key), Zone(records)).dmarc.result == "pass"
