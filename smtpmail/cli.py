@@ -92,13 +92,15 @@ def serve(settings: Config) -> None:
     # Imported here: the other commands start faster without.
     from smtpmail import log  # noqa: PLC0415
     from smtpmail.server import Server  # noqa: PLC0415
-    from smtpmail.settings import judgement, machine  # noqa: PLC0415
+    from smtpmail.settings import judgement, machine, privileges  # noqa: PLC0415
 
-    warnings = judgement.require(settings, os.environ)
-    machine.make_folder(settings.spool, "--spool", 0o755)
-    machine.make_folder(settings.queue, "--queue", 0o700)
+    account = privileges.server_account(settings)
+    with privileges.acting_as(account):
+        warnings = judgement.require(settings, os.environ)
+        machine.make_folder(settings.spool, "--spool", 0o755)
+        machine.make_folder(settings.queue, "--queue", 0o700)
     log.configure(settings.log_format, settings.log_level)
-    if not Server(settings, warnings).run():
+    if not Server(settings, warnings, account).run():
         sys.exit(1)
 
 

@@ -27,6 +27,7 @@ from smtpmail.inbound.workers import STACK_SIZE
 from smtpmail.log import log
 from smtpmail.mail.queued import Item
 from smtpmail.outbound.mailboxes import Mailboxes
+from smtpmail.settings import privileges
 from smtpmail.settings.config import Config
 from smtpmail.settings.finding import Finding
 from smtpmail.settings.values import ConfigError
@@ -42,11 +43,17 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 
 class Server:
-    """Made of a Config that has been judged, with what was found doubtful; `run` serves until a signal ends it."""
+    """Made of a Config that has been judged, with what was found doubtful; `run` serves until a signal ends it.
 
-    def __init__(self, config: Config, warnings: Sequence[Finding] = ()) -> None:
+    `account` is whom it becomes when its ports are open.
+    """
+
+    def __init__(
+        self, config: Config, warnings: Sequence[Finding] = (), account: privileges.Account | None = None
+    ) -> None:
         self._config = config
         self._warnings = warnings
+        self._account = account
         self._queue = QueueStore(config.queue)
         self._children: list[int] = []
 
@@ -70,6 +77,13 @@ class Server:
         opened = open_sockets(config)
         sockets = [(kind, sock) for kind, sock in opened if kind in SMTP_KINDS]
         door_sockets = [(kind, sock) for kind, sock in opened if kind not in SMTP_KINDS]
+        if self._account is not None:
+            privileges.become(self._account)
+        elif not os.geteuid():
+            log.warning(
+                "server.runs_as_root",
+                hint="no account owns the spool, and --user names none: a fault in the server is a fault of root",
+            )
         self._rates = Rates(processes, config.max_messages_per_account, config.max_recipients_per_account)
         metrics = self._metrics = wiring.metrics(config, self._queue)
         if metrics:

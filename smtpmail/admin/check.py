@@ -10,7 +10,7 @@ import click
 
 from smtpmail.admin.aliases import aliases_findings
 from smtpmail.mail.address import Address
-from smtpmail.settings import judgement
+from smtpmail.settings import judgement, privileges
 from smtpmail.settings.finding import Finding
 from smtpmail.settings.options import SettingsCommand, load_config
 from smtpmail.users.blocked import BlockedFile
@@ -27,8 +27,9 @@ def check(ctx: click.Context, as_json: bool) -> None:
     users or the aliases are wrong, and mail is refused by it. 2: it would not start.
     """
     settings = load_config(ctx)
-    judged = list(judgement.judge(settings, os.environ))
-    users = [*users_findings(settings.users), *aliases_findings(settings), *blocked_findings(settings.blocked)]
+    with privileges.acting_as(privileges.server_account(settings)):
+        judged = list(judgement.judge(settings, os.environ))
+        users = [*users_findings(settings.users), *aliases_findings(settings), *blocked_findings(settings.blocked)]
     found = [*judged, *users]
     if as_json:
         click.echo(json.dumps([finding.as_dict() for finding in found], indent=2))

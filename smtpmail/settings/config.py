@@ -19,6 +19,7 @@ from smtpmail.settings.machine import full_hostname, smarthost_credentials, tls_
 from smtpmail.settings.setting import Setting, setting
 from smtpmail.settings.values import (
     Endpoint,
+    read_account,
     read_address,
     read_count,
     read_domain,
@@ -71,6 +72,10 @@ class Config:
     given_hostname: str | None = setting(
         "-H", "--hostname", metavar="NAME", read=read_domain,
         help="Name in the greeting, in EHLO and in Received. Default: the host's full name.",
+    )  # fmt: skip
+    user: str | None = setting(
+        "--user", metavar="ACCOUNT", read=read_account,
+        help="The account that a server started by root becomes once its ports are open. Default: who owns the spool.",
     )  # fmt: skip
     port: int = setting(
         "-p", "--port", metavar="PORT", read=read_port, default=25, group="Listeners",

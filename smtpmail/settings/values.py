@@ -189,6 +189,13 @@ def read_durations(text: str) -> tuple[float, ...]:
     return durations
 
 
+def read_account(text: str) -> str:
+    """The name of an account of this host."""
+    if not re.fullmatch(r"[^\s:/\0-\x1f]{1,64}", text) or text.startswith("-"):
+        raise ValueError("must be the name of an account")
+    return text
+
+
 def read_path(text: str) -> str:
     """A path."""
     if not text or "\0" in text:

@@ -1,0 +1,102 @@
+"""Started by root, the server opens its ports and becomes somebody else; commands of root leave nothing of root."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from support import require
+from support.server import NO_RESOLVER, Server, Servers, clean_environment
+from test_starting import assert_one_line, run
+
+import smtpmail
+
+NOBODY = 65534
+
+
+@pytest.fixture(autouse=True)
+def interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Python that other accounts can read: that of the tests may lie in root's home."""
+    require.root()
+    paths = [str(Path(smtpmail.__file__).parents[1]), str(Path(click.__file__).parents[1])]
+    for python in (sys.executable, "/usr/bin/python3"):
+        ran = subprocess.run(
+            [python, "-c", f"import os; os.setuid({NOBODY}); open(os.__file__); import click, smtpmail.server"],
+            env=clean_environment({"PYTHONPATH": ":".join(paths)}), cwd="/", capture_output=True, check=False,
+        )  # fmt: skip
+        if ran.returncode == 0:
+            monkeypatch.setenv("PYTHONPATH", ":".join(paths))
+            monkeypatch.setattr(sys, "executable", python)
+            return
+    require.missing("a Python that other accounts can read, and the packages of the program beside it")
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """One that other accounts can reach: pytest's own are closed to them."""
+    with tempfile.TemporaryDirectory() as made:
+        Path(made).chmod(0o711)
+        yield Path(made)
+
+
+@pytest.fixture
+def spool(folder: Path) -> Path:
+    """A folder that root owns, for now."""
+    (folder / "spool").mkdir()
+    return folder / "spool"
+
+
+def uids(server: Server) -> set[str]:
+    """The real, effective, saved and file system user of each process, and its groups."""
+    return {
+        line
+        for pid in server.processes()
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        if line.startswith(("Uid:", "CapEff:", "CapPrm:"))
+    }
+
+
+@pytest.mark.parametrize("by", ["owner", "--user"])
+def test_it_becomes_the_owner_of_the_spool_or_the_account_named(servers: Servers, spool: Path, by: str) -> None:
+    os.chown(spool, NOBODY, NOBODY)
+    options = ["--user", pwd.getpwuid(NOBODY).pw_name] if by == "--user" else []
+    server = servers.start(*options, "--processes", "2", spool=spool)
+    assert uids(server) == {"Uid:\t" + "\t".join([str(NOBODY)] * 4), "CapEff:\t" + "0" * 16, "CapPrm:\t" + "0" * 16}
+    with server.client() as client:
+        client.ehlo()
+        assert client.deliver(b"Subject: x\r\n\r\nx\r\n", "bob@dom.fr").code == 250
+        assert client.deliver(b"Subject: x\r\n\r\nx\r\n", "bob@elsewhere.test").code == 250
+    server.wait_event("message.stored", user="bob")
+    assert not server.events_named("server.runs_as_root")
+    assert {path.stat().st_uid for path in spool.rglob("*")} == {NOBODY}
+    assert server.stop() == 0
+
+
+def test_otherwise_it_says_loudly_that_it_is_root(servers: Servers, spool: Path) -> None:
+    assert servers.start(spool=spool).wait_event("server.runs_as_root")["level"] == "warning"
+
+
+def test_what_the_account_may_not_do_is_found_before_a_port_is_open(spool: Path, folder: Path) -> None:
+    name = pwd.getpwuid(NOBODY).pw_name
+    options = ["--spool", str(spool), "--port", "0", *NO_RESOLVER]
+    assert_one_line(run(*options, "--user", name), "--spool", str(spool), "not writable")
+    assert_one_line(run(*options, "--user", "no-such-account"), "--user", "no-such-account")
+    os.chown(spool, NOBODY, NOBODY)
+    key = folder / "key.pem"
+    key.touch(0o600)
+    assert_one_line(run(*options, "--tls-cert", str(key)), "--tls-cert", "Permission denied")
+
+
+def test_a_link_in_place_of_the_queue_makes_nothing_elsewhere(spool: Path, folder: Path) -> None:
+    """Planted by the owner of the spool: root would follow it."""
+    (spool / ".queue").symlink_to(folder / "made by root")
+    os.chown(spool, NOBODY, NOBODY)
+    assert_one_line(run("--spool", str(spool), "--port", "0", *NO_RESOLVER), "--queue")
+    assert not (folder / "made by root").exists()
