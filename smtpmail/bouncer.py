@@ -44,13 +44,13 @@ class Bouncer:
         *,
         full: bool = False,
         until: float = 0.0,
-    ) -> None:
-        """Tells a sender about some recipients; returns when the notification is on disk. Raises OSError.
+    ) -> bool:
+        """Tells a sender about some recipients; returns, when it is on disk, whether anybody is told. Raises OSError.
 
         Nobody is told of a bounce (RFC 5321 4.5.5), or when the sender's address can take no mail here.
         """
         if not item.sender or not recipients:
-            return
+            return False
         international = not item.sender.isascii()
         envelope = Envelope(NULL_PATH, smtputf8=international, requiretls=item.requiretls, bounce_of=item.id)
         try:
@@ -63,12 +63,12 @@ class Bouncer:
             notice = notification.build(kind, item, recipients, self._hostname, now, until, text, full=full)
             self._accept.take(envelope, notice)
         except AddressSyntaxError:
-            return
+            return False
         except Refusal as refusal:
             if refusal.reply.code < 500:
                 raise OSError(f"the sender {item.sender} can't be told now: {refusal.reply}") from None
             log.warning("bounce.dropped", id=envelope.id, of=item.id, recipient=item.sender, reply=str(refusal.reply))
-            return
+            return False
         log.info(
             "bounce.queued",
             id=envelope.id,
@@ -77,6 +77,7 @@ class Bouncer:
             recipient=item.sender,
             about=[r.address for r in recipients],
         )
+        return True
 
     def delivered(self, accepted: Accepted) -> None:
         """Tells of delivery into mailboxes where NOTIFY asked for it (RFC 3461 5.2.3); raises nothing."""

@@ -118,6 +118,10 @@ def main() -> None:
         fail(error.format_message() if isinstance(error, click.ClickException) else str(error))
     except click.Abort:
         sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read has seen enough (`| head`); the interpreter must not complain of what is left to be written.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(141)
 
 
 def fail(message: str) -> NoReturn:

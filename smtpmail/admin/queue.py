@@ -1,16 +1,29 @@
-"""`smtpmail queue ...`: looks at the mail that waits to leave, and changes its fate, whether the server runs or not."""
+"""`smtpmail queue ...`: looks at the mail that waits to leave, and changes its fate, whether the server runs or not.
+
+Root becomes the owner of the queue first: what it makes is the server's, and what others put in its way leads nowhere
+that the owner could not go.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import pwd
+import shutil
 import sys
 import time
+from collections.abc import Callable
+from functools import cached_property, partial
 from typing import Any, NoReturn
 
 import click
 
+from smtpmail.admin import queue_view as view
+from smtpmail.admin.queue_selection import Selection, selection_options
 from smtpmail.mail.queued import FAILED, Item
-from smtpmail.mail.text import harmless, rfc3339
+from smtpmail.mail.text import harmless
+from smtpmail.settings import privileges
+from smtpmail.settings.config import Config
 from smtpmail.settings.options import SettingsGroup, load_config
 from smtpmail.spool.queue import QueueError, QueueStore
 
@@ -20,48 +33,86 @@ def fail(message: str) -> NoReturn:
     raise click.ClickException(message)
 
 
-def _store(ctx: click.Context) -> QueueStore:
-    return QueueStore(load_config(ctx).queue)
+class Desk:
+    """What a command works with: the queue of the settings, opened as its owner. Raises ConfigError."""
+
+    def __init__(self, ctx: click.Context) -> None:
+        self.ctx = ctx
+        self.person = _person()
+        self.config: Config = load_config(ctx)
+        os.umask(0o077)
+        privileges.become_owner(self.config.queue)
+        self.store = QueueStore(self.config.queue)
+        self.now = time.time()
+        self._failed = False
+        self._heard = True
+
+    def read(self, selection: Selection) -> tuple[list[Item], dict[str, QueueError]]:
+        """The messages meant, and by id what can't be read among them. Raises click.ClickException."""
+        if selection.ids and selection.every:
+            fail("IDs or --all, not both")
+        try:
+            return selection.read(self.store, self.now)
+        except QueueError as error:
+            fail(str(error))
+
+    def selected(self, selection: Selection, verb: str) -> list[Item]:
+        """The messages to change; says what is wrong with others. Raises click.ClickException when nothing is said."""
+        if selection.is_empty:
+            fail(f"queue {verb}: which messages? IDs, --from, --to, --older or --all must be given")
+        items, errors = self.read(selection)
+        for error in errors.values():
+            self.complain(str(error))
+        if not items and not errors:
+            click.echo(f"There is nothing to {verb}.")
+        return items
+
+    def complain(self, text: str) -> None:
+        """One line; the command goes on with other messages, and ends with status 2."""
+        self._failed = True
+        click.echo(f"smtpmail: {' '.join(text.split())}", err=True)
+
+    def change(self, item: Item, entry: dict[str, Any], change: str, said: str) -> None:
+        """Writes a change down, tells the server and the person."""
+        try:
+            self.store.record(item, [entry])
+        except OSError as error:
+            self.complain(f"cannot write to the queue {self.store.path}: {error.strerror or error}")
+            return
+        self.tell(item.id, change, said)
+
+    def tell(self, id_: str, change: str, said: str) -> None:
+        """The running server and the person hear of it."""
+        self._heard = self.store.wake(id_, change, self.person) and self._heard
+        click.echo(f"{id_} {said}")
+
+    def close(self) -> None:
+        """The last word, and the exit status."""
+        if not self._heard:
+            click.echo("The server is not running: it will see this when it starts.")
+        if self._failed:
+            self.ctx.exit(2)
+
+    @cached_property
+    def bouncer(self) -> Any:
+        """What tells senders; a notification that leaves by the queue is announced to the running server."""
+        # Imported here: the other commands start faster without.
+        from smtpmail import log  # noqa: PLC0415
+        from smtpmail.wiring import MailSystem  # noqa: PLC0415
+
+        log.configure("console" if sys.stderr.isatty() else "json", "error")
+        return MailSystem(self.config, self._announce).bouncer
+
+    def _announce(self, notification: Item) -> None:
+        self.store.wake(notification.id)
 
 
-def _load(store: QueueStore, id_: str) -> Item:
+def _person() -> str:
+    """Who gives the command, as far as can be known: for the log."""
     try:
-        return store.load(id_)
-    except QueueError as error:
-        fail(str(error))
-
-
-def _state(item: Item, now: float) -> str:
-    if item.hold:
-        return "on hold"
-    if not item.attempts or item.next_attempt <= now:
-        return "now"
-    return f"in {_span(item.next_attempt - now)}"
-
-
-def _span(seconds: float) -> str:
-    """A time span for people: its largest unit."""
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"
-
-
-def _as_json(item: Item) -> dict[str, Any]:
-    return {
-        "id": item.id,
-        "arrived": rfc3339(item.arrived),
-        "sender": item.sender,
-        "size": item.size,
-        "attempts": item.attempts,
-        "next_attempt": None if item.hold else rfc3339(item.next_attempt or item.arrived),
-        "hold": item.hold,
-        "bounce_of": item.bounce_of,
-        "recipients": [
-            {"address": r.address, "state": r.state, "reply": r.reply or None, "mx": r.mx or None}
-            for r in item.recipients
-        ],
-    }
+        return os.environ.get("SUDO_USER") or pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 @click.group("queue", cls=SettingsGroup, short_help="Mail waiting to leave: list, show, retry, hold, release, remove.")
@@ -69,147 +120,178 @@ def queue() -> None:
     """Mail waiting to leave. Works while the server runs, which obeys at once, and when it does not."""
 
 
-@queue.command("list", short_help="All messages in the queue.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
+
+
+@queue.command("list", short_help="All messages in the queue, or some.")
+@selection_options
+@json_option
 @click.pass_context
-def list_(ctx: click.Context, /, as_json: bool) -> None:
-    """All messages in the queue, oldest first."""
-    store = _store(ctx)
-    now = time.time()
-    rows = []
-    for item in store.load_all():
+def list_(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
+    """All messages in the queue, or those that match, oldest first."""
+    desk = Desk(ctx)
+    items, errors = desk.read(Selection(**given))
+    if as_json:
+        for item in items:
+            click.echo(json.dumps(view.as_json(item)))
+        for id_, error in errors.items():
+            click.echo(json.dumps({"id": id_, "error": str(error)}))
+        return
+    if given["ids"] and errors and not items:
+        fail(str(next(iter(errors.values()))))
+    where = f"in the queue {harmless(desk.store.path)}"
+    if not items and not errors:
+        click.echo(f"There is no such message {where}." if any(given.values()) else f"Nothing is {where}: it is empty.")
+        return
+    rows = [view.row(item, desk.now) for item in items]
+    rows += [(id_, "?", "?", "?", "?", "never", str(error)) for id_, error in errors.items()]
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    head, *lines = view.table(rows, width)
+    click.echo("\n".join([click.style(head, bold=True), *lines]))
+    size = view.octets(sum(item.size for item in items))
+    unreadable = f"; {len(errors)} can't be read" if errors else ""
+    click.echo(f"{view.messages(len(rows))}, {size} {where}{unreadable}.")
+
+
+@queue.command(short_help="Messages by domain and age.")
+@click.option("--senders", is_flag=True, help="By the domains of the senders, instead of the recipients.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.pass_context
+def summary(ctx: click.Context, senders: bool, as_json: bool) -> None:
+    """How many recipients wait for each domain, by the minutes since their message arrived (as qshape tells it)."""
+    desk = Desk(ctx)
+    items, errors = desk.read(Selection())
+    found = view.summarize(items, desk.now, senders=senders)
+    if as_json:
+        click.echo(json.dumps({"queue": desk.store.path, "minutes": view.AGES, "domains": found}, indent=2))
+        return
+    click.echo("\n".join(view.summary_table(found)))
+    unreadable = f"; {len(errors)} can't be read" if errors else ""
+    click.echo(f"{view.messages(len(items))} in the queue {harmless(desk.store.path)}{unreadable}.")
+
+
+@queue.command(short_help="A message: envelope, what happened, its text.")
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
+@json_option
+@click.pass_context
+def show(ctx: click.Context, ids: tuple[str, ...], as_json: bool) -> None:
+    """A message: its envelope, what happened to each recipient, and its text."""
+    desk = Desk(ctx)
+    for item in desk.selected(Selection(ids), "show"):
         if as_json:
-            click.echo(json.dumps(_as_json(item)))
+            click.echo(json.dumps(view.as_json(item)))
             continue
-        waiting = [item.recipients[n] for n in item.pending]
-        first = waiting[0] if waiting else item.recipients[0]
-        more = f" +{len(waiting) - 1}" if len(waiting) > 1 else ""
-        rows.append(
-            [item.id, _span(now - item.arrived), f"<{item.sender}>", f"{first.address}{more}",
-             str(item.attempts), _state(item, now), first.reply]
-        )  # fmt: skip
-    if as_json:
-        return
-    if not rows:
-        click.echo(f"The queue {store.path} is empty.")
-        return
-    head = ["ID", "AGE", "FROM", "TO", "TRIES", "NEXT", "LAST REPLY"]
-    widths = [min(max(len(row[n]) for row in [head, *rows]), 40) for n in range(len(head) - 1)]
-    for row in [head, *rows]:
-        cells = [harmless(cell).ljust(width) for cell, width in zip(row[:-1], widths, strict=True)]
-        line = "  ".join([*cells, harmless(row[-1])])
-        click.echo(click.style(line, bold=True) if row is head else line)
+        click.echo("\n".join([*view.details(item, desk.now), ""]))
+        try:
+            with desk.store.open_content(item) as content:
+                for line in content:
+                    click.echo(harmless(line.decode("utf-8", "replace").rstrip("\n").expandtabs()))
+        except OSError as error:
+            desk.complain(f"the message {item.id} has just left: {error.strerror}")
+    desk.close()
 
 
-@queue.command(short_help="One message: envelope, what happened, its text.")
-@click.argument("id", metavar="ID")
-@click.option("--json", "as_json", is_flag=True, help="The envelope as JSON, for programs.")
+@queue.command(short_help="Try messages now.")
+@selection_options
 @click.pass_context
-def show(ctx: click.Context, /, id: str, as_json: bool) -> None:
-    """One message: its envelope, what happened to each recipient, and its text."""
-    store = _store(ctx)
-    item = _load(store, id)
-    if as_json:
-        click.echo(json.dumps(_as_json(item)))
-        return
-    click.echo(f"id:       {item.id}")
-    click.echo(f"arrived:  {rfc3339(item.arrived)} ({_span(time.time() - item.arrived)} ago)")
-    click.echo(f"sender:   <{item.sender}>" + (f" (a bounce of {item.bounce_of})" if item.bounce_of else ""))
-    click.echo(f"attempts: {item.attempts}, next: {_state(item, time.time())}")
-    for recipient in item.recipients:
-        click.echo(f"to:       <{recipient.address}> {recipient.state}")
-        if recipient.reply:
-            click.echo(f"          {recipient.mx}: {harmless(recipient.reply)}")
-    click.echo()
-    try:
-        with store.open_content(item) as content:
-            for line in content:
-                click.echo(harmless(line.decode("utf-8", "replace").rstrip("\n")))
-    except OSError as error:
-        fail(f"the message {id} has just left: {error.strerror}")
-
-
-def _change(store: QueueStore, item: Item, entry: dict[str, Any], said: str) -> None:
-    try:
-        store.record(item, [entry])
-    except OSError as error:
-        fail(f"cannot write to the queue {store.path}: {error.strerror or error}")
-    running = store.wake(item.id)
-    click.echo(f"{item.id} {said}" + ("" if running else " (the server is not running: it will see it when it starts)"))
-
-
-@queue.command(short_help="Try a message, or all, now.")
-@click.argument("id", metavar="ID", required=False)
-@click.option("--all", "every", is_flag=True, help="All messages that are not on hold.")
-@click.pass_context
-def retry(ctx: click.Context, /, id: str | None, every: bool) -> None:
-    """Tries a message, or with --all every one that is not on hold, now."""
-    if every == bool(id):
-        fail("queue retry: an ID or --all is wanted")
-    store = _store(ctx)
-    items = [item for item in store.load_all() if not item.hold] if every else [_load(store, id or "")]
+def retry(ctx: click.Context, /, **given: Any) -> None:
+    """Tries messages now; of those that are not named by their ID, the ones that are not on hold."""
+    desk, selection = Desk(ctx), Selection(**given)
+    items = desk.selected(selection, "retry")
     for item in items:
-        if item.hold:
-            fail(f"{id} is on hold: smtpmail queue release {id} lets it go")
-        _change(store, item, {"next_attempt": 0.0}, "is tried now")
-    if not items:
-        click.echo("There is nothing to try.")
+        if not item.hold:
+            desk.change(item, {"next_attempt": 0.0}, "retried", "is tried now")
+        elif selection.ids:
+            desk.complain(f"{item.id} is on hold: smtpmail queue release {item.id} lets it go")
+    if items and all(item.hold for item in items) and not selection.ids:
+        click.echo("There is nothing to retry: all of it is on hold.")
+    desk.close()
 
 
-@queue.command(short_help="Keep a message until it is released.")
-@click.argument("id", metavar="ID")
+@queue.command(short_help="Keep messages until they are released.")
+@selection_options
 @click.pass_context
-def hold(ctx: click.Context, /, id: str) -> None:
-    """Keeps a message in the queue, untried, until it is released. An attempt under way goes on."""
-    store = _store(ctx)
-    _change(store, _load(store, id), {"hold": True}, "is on hold")
+def hold(ctx: click.Context, /, **given: Any) -> None:
+    """Keeps messages in the queue, untried, until they are released. An attempt under way goes on."""
+    _change_all(ctx, Selection(**given), "hold", {"hold": True}, "held", "is on hold")
 
 
-@queue.command(short_help="Let a held message go.")
-@click.argument("id", metavar="ID")
+@queue.command(short_help="Let held messages go.")
+@selection_options
 @click.pass_context
-def release(ctx: click.Context, /, id: str) -> None:
-    """Lets a held message go: it is tried now."""
-    store = _store(ctx)
-    _change(store, _load(store, id), {"hold": False, "next_attempt": 0.0}, "is released")
+def release(ctx: click.Context, /, **given: Any) -> None:
+    """Lets held messages go: they are tried now."""
+    entry = {"hold": False, "next_attempt": 0.0}
+    _change_all(ctx, Selection(**given), "release", entry, "released", "is released")
 
 
-@queue.command(short_help="Take a message out of the queue.")
-@click.argument("id", metavar="ID")
-@click.option("--bounce", is_flag=True, help="Tell the sender that it was not delivered.")
+def _change_all(
+    ctx: click.Context, selection: Selection, verb: str, entry: dict[str, Any], change: str, said: str
+) -> None:
+    desk = Desk(ctx)
+    for item in desk.selected(selection, verb):
+        desk.change(item, entry, change, said)
+    desk.close()
+
+
+@queue.command(short_help="Take messages out of the queue.")
+@selection_options
+@click.option("--bounce", is_flag=True, help="Tell the senders that they were not delivered.")
 @click.pass_context
-def remove(ctx: click.Context, /, id: str, bounce: bool) -> None:
-    """Takes a message out of the queue for good; with --bounce its sender is told."""
-    store = _store(ctx)
-    item = _load(store, id)
+def remove(ctx: click.Context, /, bounce: bool, **given: Any) -> None:
+    """Takes messages out of the queue for good, unreadable ones too; with --bounce their senders are told.
+
+    An attempt under way goes on.
+    """
+    desk, selection = Desk(ctx), Selection(**given)
+    if selection.is_empty:
+        desk.selected(selection, "remove")
+    items, errors = desk.read(selection)
+    for item in items:
+        _remove(desk, item.id, partial(_bounce, desk, item) if bounce else None)
+    for id_, error in errors.items():
+        if desk.store.has(id_):
+            _remove(desk, id_, (lambda: "nobody is told: it can't be read") if bounce else None)
+        else:
+            desk.complain(str(error))
+    if not items and not errors:
+        click.echo("There is nothing to remove.")
+    desk.close()
+
+
+def _remove(desk: Desk, id_: str, told: Callable[[], str] | None) -> None:
+    """`told` tells the sender, and says so."""
     try:
-        if bounce:
-            _bounce(ctx, store, item)
-        store.remove(id)
-        store.flush()
-    except OSError as error:
-        fail(f"cannot change the queue {store.path}: {error.strerror or error}")
-    store.wake(id)
-    click.echo(f"{id} is removed" + (", its sender is told" if bounce and item.sender else ""))
+        said = f"is removed, {told()}" if told else "is removed"
+        desk.store.remove(id_)
+        desk.store.flush()
+    except (OSError, QueueError) as error:
+        desk.complain(f"{id_} stays in the queue {desk.store.path}: {getattr(error, 'strerror', None) or error}")
+        return
+    desk.tell(id_, "removed", said)
 
 
-def _bounce(ctx: click.Context, store: QueueStore, item: Item) -> None:
-    # Imported here: the other commands start faster without.
-    from smtpmail import log  # noqa: PLC0415
+def _bounce(desk: Desk, item: Item) -> str:
+    """Tells the sender; returns what can be said of it. Raises OSError: then nothing has changed."""
     from smtpmail.mail.notification import Kind, wanted  # noqa: PLC0415
     from smtpmail.outbound.notify import notify  # noqa: PLC0415
-    from smtpmail.wiring import MailSystem  # noqa: PLC0415
 
-    config = load_config(ctx)
-    log.configure("console" if sys.stderr.isatty() else "json", "warning")
     numbers = [n for n in item.pending if wanted(Kind.FAILURE, item.recipients[n].notify)]
+    if not item.sender:
+        return "nobody is told: it has no sender"
+    if not numbers:
+        return "nobody is told: no notification was asked for"
+    held = item.hold
+    # Nobody may try it while its sender hears that nobody will.
+    desk.store.record(item, [{"hold": True}])
+    desk.store.wake(item.id)
     reply = "removed from the queue by the administrator"
-    store.record(item, [{"recipient": n, "state": FAILED, "status": "5.7.0", "reply": reply} for n in item.pending])
-    if item.sender and numbers:
-        system = MailSystem(config, lambda new: _announce(store, new))
-        notify(store, system.bouncer, config.retry_policy, Kind.FAILURE, item, numbers)
-
-
-def _announce(store: QueueStore, item: Item) -> None:
-    """A notification that leaves by the queue: the running server sends it at once."""
-    store.wake(item.id)
+    for n in item.pending:
+        item.apply({"recipient": n, "state": FAILED, "status": "5.7.0", "reply": reply})
+    try:
+        told = notify(desk.store, desk.bouncer, desk.config.retry_policy, Kind.FAILURE, item, numbers)
+    except OSError:
+        desk.store.record(item, [{"hold": held}])
+        desk.store.wake(item.id)
+        raise
+    return f"{harmless(item.sender)} is told" if told else f"nobody is told: {harmless(item.sender)} takes no mail here"

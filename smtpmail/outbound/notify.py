@@ -16,16 +16,16 @@ class Bouncer(Protocol):
 
     def send(
         self, kind: Kind, item: Item, recipients: Sequence[QueuedRecipient], text: bytes, *, full: bool, until: float
-    ) -> None:
-        """Returns when the notification is on disk. Raises OSError."""
+    ) -> bool:
+        """Returns, when the notification is on disk, whether anybody is told. Raises OSError."""
 
 
 def notify(
     store: QueueStore, bouncer: Bouncer, policy: RetryPolicy, kind: Kind, item: Item, recipients: Sequence[int]
-) -> None:
-    """Sends a notification about a queued message. Raises OSError."""
+) -> bool:
+    """Sends a notification about a queued message; returns whether anybody is told. Raises OSError."""
     full = kind is Kind.FAILURE and item.ret != "HDRS" and item.size <= FULL_LIMIT and not item.requiretls
     with store.open_content(item) as content:
         text = content.read(FULL_LIMIT)
     about = [item.recipients[n] for n in recipients]
-    bouncer.send(kind, item, about, text, full=full, until=item.arrived + policy.lifetime)
+    return bouncer.send(kind, item, about, text, full=full, until=item.arrived + policy.lifetime)

@@ -27,6 +27,7 @@ from smtpmail.outbound.mailboxes import Mailboxes
 from smtpmail.outbound.notify import Bouncer, notify
 from smtpmail.outbound.outcome import Finality, Outcome, log_outcome
 from smtpmail.outbound.staff import Staff, Trip
+from smtpmail.spool import wake
 from smtpmail.spool.queue import QueueError, QueueStore
 
 RECIPIENTS_AT_ONCE = 100
@@ -206,7 +207,7 @@ class Runner:
         self._next_scan = now + SCAN_SECONDS
         try:
             ids = self._store.ids()
-        except OSError as error:
+        except QueueError as error:
             log.error("queue.unreadable", id=None, error=str(error))
             return []
         with self._lock:
@@ -216,10 +217,14 @@ class Runner:
         """Other processes name messages that are new or changed."""
         while True:
             try:
-                self.look_at(sock.recv(128).decode("ascii", "replace"))
+                note = wake.receive(sock)
             except OSError as error:
                 log.error("queue.deaf", error=str(error))
                 return
+            if note is not None:
+                if note.change:
+                    log.info("queue.changed", id=note.id, change=note.change, by=note.by or None)
+                self.look_at(note.id)
 
     def _knows(self, id_: str) -> bool:
         """With the lock held."""

@@ -34,6 +34,13 @@ class SettingsGroup(SettingsCommand, click.Group):
     command_class = SettingsCommand
     group_class = type
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Alone, a group that needs a sub-command prints its help."""
+        if not args and self.no_args_is_help and not ctx.resilient_parsing:
+            click.echo(ctx.get_help(), color=ctx.color)
+            ctx.exit()
+        return super().parse_args(ctx, args)
+
 
 def load_config(ctx: click.Context) -> Config:
     """The settings from options, environment and file. Raises ConfigError."""

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 from smtpmail.mail.queued import Item, decode_envelope, encode_envelope, replay
+from smtpmail.spool import wake
 from smtpmail.spool.commit import Draft
 from smtpmail.spool.content import Content
 from smtpmail.spool.files import clear_scratch, free_octets, sync_folder, write_all
@@ -31,9 +32,6 @@ SERVER = ".server"
 
 _ID = re.compile(r"[0-9a-f]{19,}")
 """What new_id gives."""
-
-WAKE = ".wake"
-"""A datagram socket: names of messages that have changed on disk."""
 
 
 class QueueError(Exception):
@@ -108,14 +106,26 @@ class QueueStore:
     # -- out
 
     def ids(self) -> list[str]:
-        """The messages there are, oldest first."""
-        return sorted(self.versions())
+        """The messages there are, oldest first. Raises QueueError when the folder can't be read."""
+        try:
+            return sorted(self.versions())
+        except FileNotFoundError:
+            raise QueueError(f"there is no queue {self.path}") from None
+        except OSError as error:
+            raise QueueError(f"cannot read the queue {self.path}: {error.strerror}") from None
+
+    def has(self, id_: str) -> bool:
+        """Whether there is a message of that name, be it one that can't be read."""
+        return _ID.fullmatch(id_) is not None and os.path.lexists(os.path.join(self.path, id_))
 
     def versions(self) -> dict[str, int]:
-        """The messages there are, and for each a number that changes with its log. No other name is a message."""
+        """The messages there are, and for each a number that changes with its log. No other name is a message.
+
+        Raises OSError.
+        """
         messages: set[str] = set()
         changed: dict[str, int] = {}
-        with contextlib.suppress(FileNotFoundError), os.scandir(self.path) as entries:
+        with os.scandir(self.path) as entries:
             for entry in entries:
                 id_, dot, rest = entry.name.partition(".")
                 if not _ID.fullmatch(id_):
@@ -188,6 +198,8 @@ class QueueStore:
 
     def remove(self, id_: str) -> None:
         """Forgets a message. The message first: a log alone means nothing, a message alone would be sent again."""
+        if not _ID.fullmatch(id_):
+            raise QueueError(f"{id_!r} is no id of a message")
         for path in (os.path.join(self.path, id_), self._log(id_)):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
@@ -212,7 +224,7 @@ class QueueStore:
         return removed
 
     def _open(self, id_: str, suffix: str = "") -> IO[bytes]:
-        if not id_.isalnum() or not id_.isascii():
+        if not _ID.fullmatch(id_):
             raise QueueError(f"{id_!r} is no id of a message")
         folder = self.open_folder()
         try:
@@ -247,30 +259,24 @@ class QueueStore:
         # Never closed: that would give up the lock. Children don't inherit it.
         self._claim = fd
 
-    def wake(self, id_: str) -> bool:
-        """Tells the running server that a message has changed; returns whether there is a server."""
+    def wake(self, id_: str, change: str = "", by: str = "") -> bool:
+        """Tells the running server that a message is new, or has changed (wake.Note); whether there is a server."""
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, _socket_name(self.path) as name:
-                sock.sendto(id_.encode(), name)
+            with self._socket_name() as name:
+                return wake.send(name, wake.Note(id_, change, by))
         except OSError:
             return False
-        return True
 
     def listen(self) -> socket.socket:
         """The socket on which the running server hears of changes. Raises OSError."""
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        with _socket_name(self.path) as name:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name)
-            sock.bind(name)
-        return sock
+        with self._socket_name() as name:
+            return wake.listen(name)
 
-
-@contextlib.contextmanager
-def _socket_name(folder: str) -> Iterator[str]:
-    """The path of the socket in a folder; through /proc, because a socket's name has room for 107 octets only."""
-    opened = Folder(folder, follow=True)
-    try:
-        yield f"/proc/self/fd/{opened.fd}/{WAKE}"
-    finally:
-        opened.close()
+    @contextlib.contextmanager
+    def _socket_name(self) -> Iterator[str]:
+        """The path of the socket; through /proc, because a socket's name has room for 107 octets only."""
+        folder = self.open_folder()
+        try:
+            yield f"/proc/self/fd/{folder.fd}/{wake.NAME}"
+        finally:
+            folder.close()

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 import pytest
 from support import require
-from support.server import NO_RESOLVER, Server, Servers, clean_environment
+from support.server import NO_RESOLVER, Server, Servers, clean_environment, wait_until
 from test_starting import assert_one_line, run
 
 import smtpmail
@@ -100,3 +100,33 @@ def test_a_link_in_place_of_the_queue_makes_nothing_elsewhere(spool: Path, folde
     os.chown(spool, NOBODY, NOBODY)
     assert_one_line(run("--spool", str(spool), "--port", "0", *NO_RESOLVER), "--queue")
     assert not (folder / "made by root").exists()
+
+
+def test_commands_of_root_leave_nothing_that_the_server_cannot_read(servers: Servers, spool: Path) -> None:
+    """Held, released and returned by root; the server reads it all, and mailboxes stay the account's."""
+    os.chown(spool, NOBODY, NOBODY)
+    server = servers.start("--smarthost", "127.0.0.1:1", "--retry-schedule", "1h", spool=spool)
+    ids = []
+    for _ in range(2):
+        with server.client() as client:
+            client.begin("bob@one.test", sender="alice@dom.fr")
+            ids.append(client.data(b"Subject: x\r\n\r\nx\r\n").text.split()[-1])
+    for id_ in ids:
+        server.wait_event("delivery.deferred", id=id_)
+
+    def queue(*words: str) -> None:
+        options = ["--spool", str(spool), "-s", "dom.fr", "-H", "mail.dom.fr", *NO_RESOLVER]
+        ran = run(*options, "queue", *words)
+        assert (ran.returncode, ran.stderr) == (0, ""), ran
+
+    queue("hold", *ids)
+    server.wait_event("queue.changed", id=ids[0], change="held")
+    queue("release", ids[0])
+    server.wait_event("delivery.deferred", id=ids[0], attempt=2)
+    queue("remove", ids[1], "--bounce")
+    wait_until(lambda: server.messages("alice"))
+    assert {path.lstat().st_uid for path in spool.rglob("*")} == {NOBODY}
+    assert {path.lstat().st_mode & 0o077 for path in spool.rglob("*") if not path.is_socket()} == {0}
+    assert server.stop() == 0
+    queue("hold", "--all")
+    assert {path.lstat().st_uid for path in spool.rglob("*")} == {NOBODY}
