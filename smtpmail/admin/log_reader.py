@@ -73,6 +73,14 @@ def time_of(entry: Entry) -> datetime | None:
     return None
 
 
+def is_between(entry: Entry, since: datetime | None, until: datetime | None) -> bool:
+    """Whether it was written from `since` on and before `until`; of one without a sensible time nobody knows."""
+    if since is None and until is None:
+        return True
+    time = time_of(entry)
+    return time is not None and (since is None or time >= since) and (until is None or time < until)
+
+
 def lines_of(log: IO[bytes]) -> Iterator[bytes]:
     """The lines of a log; of one that is too long only the beginning."""
     while line := log.readline(LINE_LIMIT):

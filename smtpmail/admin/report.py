@@ -10,6 +10,10 @@ import click
 
 from smtpmail.admin.log_reader import entries, read_log, when
 from smtpmail.admin.summary import Share, Summary, Tally
+from smtpmail.mail.text import harmless
+
+SHOWN = 200
+"""Characters of foreign text in a line."""
 
 
 @click.command(short_help="What came and went, in sum, out of the log.")
@@ -75,8 +79,8 @@ def _table(title: str, tally: Tally, why: dict[str, str] | None = None, *, octet
     yield click.style(title, bold=True)
     for name, count in tally.most().items():
         reason = (why or {}).get(name, "")
-        yield f"{_size(count) if octets else f'{count:,}':>11}  {_printable(name)}" + (
-            f": {_printable(reason)}" if reason else ""
+        yield f"{_size(count) if octets else f'{count:,}':>11}  {harmless(name, SHOWN)}" + (
+            f": {harmless(reason, SHOWN)}" if reason else ""
         )
 
 
@@ -101,8 +105,3 @@ def _size(octets: int) -> str:
 
 def _moment(text: str | None) -> str:
     return (text or "")[:16].replace("T", " ")
-
-
-def _printable(text: str) -> str:
-    """What somebody else wrote must not steer a terminal, nor fill it."""
-    return "".join(c if c.isprintable() else "?" for c in text)[:200]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
@@ -17,7 +18,9 @@ from click.testing import CliRunner, Result
 from support.faultserver import FaultServer, say
 from support.server import Servers
 
-from smtpmail.admin.trace import LINE_LIMIT, Tracer, Wanted, lines_of, trace
+from smtpmail.admin.log_reader import LINE_LIMIT, lines_of
+from smtpmail.admin.stories import Tracer, Wanted
+from smtpmail.admin.trace import trace
 
 LOCAL = "0647f2a9c0ffee00001"
 RELAYED = "0647f2a9c0ffee00002"
@@ -466,7 +469,7 @@ def test_says_how_many_lines_were_skipped() -> None:
     ("text", "log", "complaint"),
     [
         ("nobody@dom.fr", LOG[0][1], "smtpmail: nothing about nobody@dom.fr in standard input\n"),
-        ("\x1b[2J", LOG[0][1], "smtpmail: nothing about \\u001b[2J in standard input\n"),
+        ("\x1b[2J", LOG[0][1], "smtpmail: nothing about ?[2J in standard input\n"),
         (
             "x",
             b"",
@@ -488,17 +491,71 @@ def smtpmail(*arguments: str, path: str | None = None, **options: Any) -> subpro
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False, **options)
 
 
-def test_reads_what_is_piped_in() -> None:
-    done = smtpmail(LOCAL, input=b"".join(raw for _, raw in LOG).decode())
+def test_reads_standard_input_when_told_to() -> None:
+    done = smtpmail(LOCAL, "-", input=b"".join(raw for _, raw in LOG).decode())
     assert (done.returncode, done.stderr) == (0, "")
     assert "stored in the mailbox of bob as 12" in done.stdout
     assert "\x1b" not in done.stdout
 
 
-def test_reads_a_file_given_as_standard_input(tmp_path: Path) -> None:
+def test_a_standard_input_that_never_ends_is_not_waited_for(tmp_path: Path) -> None:
+    """Under ssh and cron it is a pipe or a socket that nobody writes to."""
     (tmp_path / "log").write_bytes(b"".join(raw for _, raw in LOG))
-    with open(tmp_path / "log") as file:
-        assert smtpmail(LOCAL, stdin=file).returncode == 0
+    (tmp_path / "journalctl").write_text(f"#!/bin/sh\nexec /bin/cat {tmp_path}/log\n")
+    (tmp_path / "journalctl").chmod(0o755)
+    reading, writing = os.pipe()
+    try:
+        for files in ([], [str(tmp_path / "log")]):
+            done = smtpmail(LOCAL, *files, path=str(tmp_path), stdin=reading)
+            assert (done.returncode, done.stderr) == (0, "")
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def test_several_files_packed_ones_too(tmp_path: Path) -> None:
+    """As logrotate leaves them: the story goes on from one to the next."""
+    half = len(LOG) // 2
+    (tmp_path / "log.1.gz").write_bytes(gzip.compress(b"".join(raw for _, raw in LOG[:half])))
+    (tmp_path / "log").write_bytes(b"".join(raw for _, raw in LOG[half:]))
+    whole = run([RELAYED, "-"], b"".join(raw for _, raw in LOG)).stdout
+    assert run([RELAYED, str(tmp_path / "log.1.gz"), str(tmp_path / "log")]).stdout == whole
+    assert run([RELAYED, str(tmp_path / "log.1.gz"), "-"], (tmp_path / "log").read_bytes()).stdout == whole
+    (tmp_path / "cut.gz").write_bytes((tmp_path / "log.1.gz").read_bytes()[:-20])
+    cut = smtpmail(RELAYED, str(tmp_path / "cut.gz"))
+    assert cut.returncode == 2 and len(cut.stderr.splitlines()) == 1 and "cut.gz" in cut.stderr
+
+
+def test_between_two_times() -> None:
+    log = b"".join(raw for _, raw in LOG)
+    told = run([LOCAL, "-", "--since", "2026-11-23T10:00:03Z", "--until", "2026-11-23T10:00:05Z"], log).stdout
+    assert [line.split()[1] for line in told.splitlines()[1:]] == ["10:00:03.000", "10:00:03.001"]
+    assert run([LOCAL, "-", "--since", "2026-11-24"], log).exit_code == 1
+    wrong = run([LOCAL, "-", "--until", "sometime"], log)
+    assert wrong.exit_code == 2 and "sometime" in wrong.output
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("bob", True), ("BOB", True), ("bo", False), ("erika", True), ("dom.fr", False), ("plus", True), ("plus+x", True)],
+)
+def test_a_bare_local_part(text: str, found: bool) -> None:
+    log = b"".join(raw for _, raw in LOG) + received(50, "id9", LAPTOP, "Plus+X@dom.fr", "someone@else.test")
+    assert (run([text, "-"], log).exit_code == 0) == found
+
+
+def test_changes_by_hand() -> None:
+    log = [
+        received(1, "id1", LAPTOP, "alice@dom.fr", "carl@example.org"),
+        line(1, "message.queued", id="id1", recipients=["carl@example.org"]),
+        line(2, "queue.changed", id="id1", change="held", by="root"),
+        line(3, "queue.changed", id="id1", change="removed", by=None),
+        line(4, "message.refused", id="id2", sender="alice@dom.fr", recipients=["x@y.test"], reply="554 5.6.0 No"),
+    ]
+    told = run(["alice", "-"], b"".join(log)).stdout
+    assert "held by hand, by root" in told
+    assert "removed by hand\n" in told
+    assert "not taken: <alice@dom.fr> to x@y.test; the client was told: 554 5.6.0 No" in told
 
 
 def test_reads_the_journal_without_a_shell(tmp_path: Path) -> None:
@@ -515,7 +572,7 @@ def test_reads_the_journal_without_a_shell(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("script", "complaint"),
     [
-        (None, "smtpmail: cannot run journalctl (No such file or directory): name the log"),
+        (None, "smtpmail: cannot run journalctl (No such file or directory): name the file"),
         ("#!/bin/sh\nexit 3\n", "smtpmail: journalctl failed with exit status 3"),
     ],
 )
