@@ -184,15 +184,18 @@ def test_left_behind_by_a_crash(servers: Servers, tmp_path: Path) -> None:
     put_many(folder, 3, b'{"recipient": 1, "state": "delivered"}\n{"recipient": 0, "sta')
     (folder / "0660000000000000000.log").write_text("{}\n")
     (folder / "README").write_text("what is this?")
-    (folder / "1").write_bytes(b"\0" * 100)
-    (folder / "folder").mkdir()
+    (folder / "syslog.log").write_text("foreign")
+    junk, made = "0660000000000000001", "0660000000000000002"
+    (folder / junk).write_bytes(b"\0" * 100)
+    (folder / made).mkdir()
     with FaultServer() as sink:
         server = servers.start(*options(sink.address[1]))
         sink.wait_until(lambda s: len(s.accepted) == 3)
-        wait_until(lambda: waiting(server) == ["1", "README", "folder"])
+        wait_until(lambda: waiting(server) == [junk, made])
         unreadable = {e["id"] for e in server.events_named("queue.unreadable")}
     assert sorted(r for m in sink.accepted for r in m.recipients) == ["0@one.test", "1@one.test", "2@one.test"]
-    assert unreadable == {"1", "README", "folder"}
+    assert unreadable == {junk, made}
+    assert (folder / "README").exists() and (folder / "syslog.log").exists(), "they are not ours"
     assert not (folder / "0660000000000000000.log").exists()
 
 

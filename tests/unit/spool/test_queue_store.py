@@ -359,9 +359,10 @@ def test_a_claim_follows_nothing(store: QueueStore, tmp_path: Path, planted: str
 
 def test_what_cannot_be_read(store: QueueStore) -> None:
     """Also as root, who may read everything."""
-    (Path(store.path) / "1").mkdir()
-    (Path(store.path) / "2").symlink_to("2")
-    for name in ("1", "2"):
+    folder, link = "1" * 19, "2" * 19
+    (Path(store.path) / folder).mkdir()
+    (Path(store.path) / link).symlink_to(link)
+    for name in (folder, link):
         with pytest.raises(QueueError, match=f"{name} can't be read: "):
             store.load(name)
 
