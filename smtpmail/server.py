@@ -71,7 +71,8 @@ class Server:
         # Before there are threads and children: in all of them, signals wait until they are asked for.
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
-            self._queue.claim()
+            with privileges.acting_as(self._account):
+                self._queue.claim()
         except QueueError as error:
             raise ConfigError(f"--queue: {error}") from None
         opened = open_sockets(config)
@@ -133,6 +134,10 @@ class Server:
             hostname=config.hostname,
             domains=list(config.domains),
             spool=os.path.abspath(config.spool),
+            queue=os.path.abspath(config.queue),
+            users=config.users and os.path.abspath(config.users),
+            tls=config.tls_cert and os.path.abspath(config.tls_cert),
+            account=os.geteuid(),
             loopback=[x.address for x in front.listeners if x.kind == "loopback"],
             network=[x.address for x in front.listeners if x.kind == "network"],
             imap=[x.address for x in doors.listeners] if doors else [],
@@ -163,12 +168,12 @@ class Server:
             elif number == signal.SIGHUP:
                 systemd.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
                 self._tell_children(signal.SIGHUP)
-                system.read_users()
+                whole = system.read_users()
                 system.inspector.read_keys()
-                front.reload()
-                if doors:
-                    doors.reload()
-                log.info("server.reloaded")
+                whole = front.reload() and whole
+                whole = (doors is None or doors.reload()) and whole
+                if whole:
+                    log.info("server.reloaded")
                 systemd.notify("READY=1")
             elif number == signal.SIGCHLD:
                 if self._reap():

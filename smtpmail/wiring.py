@@ -143,16 +143,19 @@ class MailSystem:
         if self.blocked is not None and self.blocked.has(envelope.sender):
             raise Refusal(replies.SENDER_BLOCKED)
 
-    def read_users(self) -> None:
-        """Reads users and aliases again; what can't be read is said in the log."""
+    def read_users(self) -> bool:
+        """Reads users and aliases again, and whether that went well; what can't be read is said in the log."""
+        whole = True
         if self.aliases is not None:
-            # What is wrong with the file is told by the reading.
-            with contextlib.suppress(AliasesUnreadable):
+            try:
                 self.aliases.table()
+            except AliasesUnreadable:
+                whole = False  # the reading has told what is wrong
         with contextlib.suppress(UsersUnreadable):
             self.users.reload()
-            return
+            return whole
         log.error("users.unreadable", file=self.config.users, hint="recipients get 451 until the file can be read")
+        return False
 
 
 def _check_stored(envelope: Envelope) -> None:

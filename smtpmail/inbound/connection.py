@@ -116,6 +116,9 @@ class Connection:
                 continue
             output = session.take_output()
             if output:
+                if log.debugging:
+                    said = output.decode("utf-8", "replace").splitlines()
+                    log.debug("session.replied", client=self._peer.name, replies=said)
                 self._sock.sendall(output)
             try:
                 data = self._receive(progress=bool(output))

@@ -111,13 +111,15 @@ class Doors:
         for listener in self.listeners:
             listener.start()
 
-    def reload(self) -> None:
-        """Reads the certificate again; one that can't be read leaves the one before in use."""
+    def reload(self) -> bool:
+        """Reads the certificate again; whether that went well. One that can't be read leaves the one before in use."""
         try:
             if self._tls is not None:
                 self._tls = self._config.tls_context()
         except ConfigError as error:
             log.error("server.reload_failed", error=str(error), hint="the certificate from before stays in use")
+            return False
+        return True
 
     def stop(self) -> None:
         """No new connections; those that are open end when the command under way is done."""

@@ -54,13 +54,15 @@ class Front:
         for listener in self.listeners:
             listener.start()
 
-    def reload(self) -> None:
-        """Reads the certificate again; one that can't be read leaves the one before in use."""
+    def reload(self) -> bool:
+        """Reads the certificate again; whether that went well. One that can't be read leaves the one before in use."""
         try:
             if self._tls is not None:
                 self._tls = self._config.tls_context()
         except ConfigError as error:
             log.error("server.reload_failed", error=str(error), hint="the certificate from before stays in use")
+            return False
+        return True
 
     def stop(self, pause: Callable[[], None]) -> int:
         """No new connections; sessions may finish their message. Returns how many were cut off in the end.

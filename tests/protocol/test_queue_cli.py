@@ -106,10 +106,10 @@ def test_a_queue_that_was_never_made(tmp_path: Path, command: list[str]) -> None
 def test_a_queue_without_rights(spool: Path, store: QueueStore, monkeypatch: pytest.MonkeyPatch) -> None:
     put(store, item())
 
-    def denied(path: str) -> list[str]:
+    def denied(path: str) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", path)
 
-    monkeypatch.setattr(os, "listdir", denied)
+    monkeypatch.setattr(os, "scandir", denied)
     said = run(spool, "list", status=2)
     assert said == f"smtpmail: cannot read the queue {store.path}: Permission denied\n"
 

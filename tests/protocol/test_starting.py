@@ -294,3 +294,36 @@ def test_settings_from_environment_and_file(servers: Servers, tmp_path: Path) ->
         lines = client.ehlo().lines
     assert any(line.endswith("SIZE 3072") for line in lines)
     assert any("RCPTMAX=5" in line for line in lines)
+
+
+def test_the_start_says_what_it_serves_with(servers: Servers, certificate: Certificate, tmp_path: Path) -> None:
+    (tmp_path / "users").write_text("bob\n")
+    server = servers.start(*certificate.options, "--users", str(tmp_path / "users"), "--log-level", "debug")
+    started = server.wait_event("server.started")
+    assert started["tls"] == str(certificate.cert)
+    assert (started["queue"], started["users"]) == (f"{server.spool}/.queue", str(tmp_path / "users"))
+    with server.client() as client:
+        client.ehlo()
+    assert any("STARTTLS" in line for event in server.events_named("session.replied") for line in event["replies"])
+
+
+def test_a_reload_that_fails_is_none(servers: Servers, tmp_path: Path) -> None:
+    (tmp_path / "tls").mkdir()
+    own = make_certificate(tmp_path / "tls", "mail.dom.fr")
+    server = servers.start("--tls-cert", str(own.cert), "--tls-key", str(own.key), "--processes", "1")
+    own.cert.write_text("no certificate\n")
+    server.signal(1)
+    server.wait_event("server.reload_failed")
+    with server.client() as client:
+        assert any("STARTTLS" in line for line in client.ehlo().lines)
+    assert not server.events_named("server.reloaded")
+
+
+def test_a_doubtful_certificate_is_said_at_the_start(servers: Servers, certificate: Certificate) -> None:
+    doubt = servers.start(*certificate.options).wait_event("setting.doubtful", setting="--tls-cert")
+    assert doubt["level"] == "warning" and str(certificate.cert) in doubt["text"]
+
+
+def test_a_misspelt_variable_is_said_at_the_start(servers: Servers) -> None:
+    server = servers.start(environment={"SMTPMAIL_PROT": "2525"})
+    assert "SMTPMAIL_PORT" in server.wait_event("setting.doubtful", setting="SMTPMAIL_PROT")["text"]
