@@ -241,3 +241,26 @@ def test_nmh_marks_while_mail_comes(spool: Spool, tmp_path: Path, monkeypatch: p
     found = python_mailbox.MH(tmp_path / "bob", create=False).get_sequences()
     assert found["unseen"] == numbers
     assert all(found[f"s{n}"] == [1] for n in range(25))
+
+
+def test_mutt_sees_new_mail(spool: Spool, tmp_path: Path) -> None:
+    """`mutt -Z` opens a mailbox only if there is new mail in it; it asks `.mh_sequences`."""
+    mutt, script = require.tool("mutt"), require.tool("script", "bsdutils")
+    (tmp_path / "muttrc").write_text(
+        f"set folder={tmp_path}\nmailboxes {tmp_path}/bob\nset mail_check_recent=no\nset quit=yes\npush <quit>\n"
+    )
+
+    def has_new_mail() -> bool:
+        ran = subprocess.run(
+            [script, "-qec", f"{mutt} -F {tmp_path}/muttrc -R -Z", "/dev/null"],
+            env={**os.environ, "HOME": str(tmp_path), "TERM": "xterm"},
+            stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False,
+        )  # fmt: skip
+        return ran.returncode == 0
+
+    deliver(spool, "bob")
+    assert has_new_mail()
+    (tmp_path / "bob/.mh_sequences").write_text("cur: 1\n")
+    assert not has_new_mail()
+    deliver(spool, "bob")
+    assert has_new_mail()
