@@ -11,6 +11,18 @@ from smtpmail.settings.config import Config
 from smtpmail.smtp import replies
 from smtpmail.smtp.replies import Reply
 
+RESERVED = 10
+"""One of so many connections is kept for the loopback listener: programs on this host are never locked out."""
+
+SITE_FACTOR = 2
+"""An IPv6 site (/48) may have so many times the connections of one network (/64)."""
+
+CROWDED = 0.7
+"""From this part of its connections on, the network has to hurry ..."""
+
+HURRY_SECONDS = 10.0
+"""... and may be silent for so long only (Postfix under stress: 10 s)."""
+
 
 class SharedCounts:
     """Who is connected, in memory that the processes share: a slot for each connection, a part for each process.
@@ -19,8 +31,11 @@ class SharedCounts:
     same instant may exceed a limit by one.
     """
 
-    SLOT = 16
-    """Octets that stand for a client; zeros are a free slot."""
+    KEY = 16
+    """Octets that stand for a network; zeros are none."""
+
+    SLOT = 2 * KEY
+    """A connection: its network, and the site that is in."""
 
     def __init__(self, processes: int, connections: int) -> None:
         self._part = connections * self.SLOT
@@ -41,7 +56,7 @@ class SharedCounts:
 
     def take(self, slot: int, client: bytes) -> None:
         """Puts a client into a slot."""
-        self._clients[slot : slot + self.SLOT] = client
+        self._clients[slot : slot + self.SLOT] = client.ljust(self.SLOT, b"\0")
         self._totals[slot // self._part] += 1
 
     def free(self, slot: int) -> None:
@@ -51,26 +66,33 @@ class SharedCounts:
 
 
 class Admission:
-    """Who may come in: limits for all connections and for those of one client (Peer.key), over all processes."""
+    """Limits for all connections, for those of the network, and for those of one client, over all processes."""
 
     def __init__(self, config: Config, counts: SharedCounts, process: int) -> None:
         self._most = config.max_connections
+        self._most_of_network = config.max_connections - config.max_connections // RESERVED
         self._most_per_client = config.max_connections_per_client
+        self._patience = config.timeout
         self._counts = counts
         self._lock = threading.Lock()
         self._free = counts.slots(process)
 
     def enter(self, peer: Peer) -> int | Reply:
-        """Lets the client in and returns its slot, or the reply that turns it away."""
-        # Of a digest, no two that stand side by side make a third.
-        key = hashlib.blake2b(peer.key.encode(), digest_size=SharedCounts.SLOT).digest()
+        """Lets the peer in and returns its slot, or the reply that turns it away."""
+        # Of digests, no two that stand side by side make a third.
+        keys = [hashlib.blake2b(n.encode(), digest_size=SharedCounts.KEY).digest() for n in peer.networks]
+        from_network = peer.listener != "loopback"
         with self._lock:
-            if not self._free or self._counts.total() >= self._most:
+            total = self._counts.total()
+            if not self._free or total >= (self._most_of_network if from_network else self._most):
                 return replies.TOO_MANY_CONNECTIONS
-            if peer.listener != "loopback" and self._counts.count(key) >= self._most_per_client:
+            if from_network and any(
+                self._counts.count(key) >= limit
+                for key, limit in zip(keys, (self._most_per_client, SITE_FACTOR * self._most_per_client), strict=False)
+            ):
                 return replies.TOO_MANY_FROM_CLIENT
             slot = self._free.pop()
-            self._counts.take(slot, key)
+            self._counts.take(slot, b"".join(keys))
             return slot
 
     def leave(self, slot: int) -> None:
@@ -78,3 +100,9 @@ class Admission:
         with self._lock:
             self._counts.free(slot)
             self._free.append(slot)
+
+    def patience(self, peer: Peer) -> float:
+        """Seconds that a peer may be silent now: fewer for the network when it takes most of the connections."""
+        if peer.listener != "loopback" and self._counts.total() >= CROWDED * self._most_of_network:
+            return min(self._patience, HURRY_SECONDS)
+        return self._patience

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import select
 import socket
 import ssl
 import struct
@@ -15,8 +17,7 @@ from smtpmail.inbound.gate import Gate
 from smtpmail.log import log
 from smtpmail.mail.envelope import Envelope, Peer
 from smtpmail.smtp import replies
-from smtpmail.smtp.replies import Refusal
-from smtpmail.smtp.session import (
+from smtpmail.smtp.actions import (
     Abort,
     Action,
     Begin,
@@ -24,13 +25,25 @@ from smtpmail.smtp.session import (
     Close,
     Commit,
     FindRoutes,
+    MoreRefused,
     RecipientRefused,
-    Session,
+    SenderRefused,
     StartTLS,
     Write,
 )
+from smtpmail.smtp.replies import Refusal
+from smtpmail.smtp.session import Session
 
 RECEIVE_SIZE = 64 * 1024
+
+HANDSHAKE_SECONDS = 60.0
+"""Patience with a whole TLS handshake."""
+
+FAREWELL_SECONDS = 2.0
+"""Patience with a client that does not take the last reply."""
+
+LINGER_SECONDS = 0.5
+"""... and with what it is still sending: closed at once, the kernel would take the last reply back (RST)."""
 
 
 def set_timeouts(sock: socket.socket, seconds: float) -> None:
@@ -41,7 +54,7 @@ def set_timeouts(sock: socket.socket, seconds: float) -> None:
 
 
 class Connection:
-    """Serves one client in the thread that calls `run`. The socket comes with `timeout` set on it."""
+    """Serves one client in the thread that calls `run`. `patience` tells the timeout as it is now, in seconds."""
 
     def __init__(
         self,
@@ -50,7 +63,7 @@ class Connection:
         session: Session,
         gate: Gate,
         accept: Accept,
-        timeout: float,
+        patience: Callable[[], float],
         tls_context: Callable[[], ssl.SSLContext] | None,
     ) -> None:
         self._sock = sock
@@ -58,14 +71,16 @@ class Connection:
         self._session = session
         self._gate = gate
         self._accept = accept
-        self._timeout = timeout
+        self._patience = patience
         self._tls_context = tls_context
-        self._deadline = Deadline(timeout, session.max_size)
-        self._wait_set = timeout
+        self._deadline = Deadline(session.max_size, time.monotonic())
+        self._wait_set = 0.0
         self._incoming: Incoming | None = None
         self._message: Envelope | None = None
         """The message that has begun and is neither taken nor refused."""
         self._stop_at: float | None = None
+        self._wake: int | None = None
+        """An eventfd with which `stop` ends the waiting in an encrypted session."""
 
     def run(self) -> None:
         """The whole life of the connection; raises nothing."""
@@ -79,10 +94,12 @@ class Connection:
         except Exception:
             reason = "internal error"
             log.exception("session.error", client=self._peer.name)
-            with contextlib.suppress(OSError):
-                self._sock.sendall(replies.INTERNAL_ERROR.wire)
+            self._hang_up(replies.INTERNAL_ERROR.wire)
         finally:
             self._refuse_message(self._session.farewell)
+            wake, self._wake = self._wake, None
+            if wake is not None:
+                os.close(wake)
             self._sock.close()
             log.info(
                 "session.closed",
@@ -98,13 +115,19 @@ class Connection:
         self._stop_at = deadline
         if self._session.transaction is None or time.monotonic() >= deadline:
             with contextlib.suppress(OSError):
-                # Wakes the thread that waits for input.
-                self._sock.shutdown(socket.SHUT_RD)
+                # Wakes the thread that waits for input. An end of the stream below the encryption would be an attack
+                # to it, and no farewell could be said any more.
+                if self._wake is not None:
+                    os.eventfd_write(self._wake, 1)
+                else:
+                    socket.socket.shutdown(self._sock, socket.SHUT_RD)
 
     # -- the loop
 
     def _converse(self) -> str:
         session = self._session
+        if self._peer.listener == "loopback" and self._has_input():
+            session.talked_early()
         while True:
             while (action := session.step()) is not None:
                 if isinstance(action, Close):
@@ -123,7 +146,11 @@ class Connection:
             try:
                 data = self._receive(progress=bool(output))
             except (TimeoutError, BlockingIOError, ssl.SSLWantReadError):
-                session.close(replies.TIMED_OUT if self._deadline.time_left(time.monotonic()) > 0 else replies.TOO_SLOW)
+                session.close(
+                    replies.TIMED_OUT
+                    if self._deadline.time_left(time.monotonic(), self._patience()) > 0
+                    else replies.TOO_SLOW
+                )
                 continue
             if data:
                 session.receive(data)
@@ -133,17 +160,39 @@ class Connection:
                 # It has closed, or `stop` woke us.
                 session.close(replies.SHUTTING_DOWN)
 
+    def _has_input(self) -> bool:
+        """Whether something has come already."""
+        with contextlib.suppress(BlockingIOError):
+            return bool(self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        return False
+
     def _hang_up(self, output: bytes) -> None:
-        """Sends the last reply so that it arrives even if the client is still sending."""
-        self._sock.sendall(output)
-        if self._session.farewell is replies.BYE and not self._session.mid_command:
-            return
-        self._sock.shutdown(socket.SHUT_WR)
-        set_timeouts(self._sock, 0.5)
-        with contextlib.suppress(OSError):
-            for _ in range(16):
-                if not self._sock.recv(RECEIVE_SIZE):
-                    break
+        """The one way to end a connection, encrypted or not: the last reply, close_notify, the end; never for long.
+
+        Raises nothing: who has gone already needs no farewell.
+        """
+        sock = self._sock
+        with contextlib.suppress(OSError, ValueError):
+            self._set_wait(FAREWELL_SECONDS)
+            sock.sendall(output)
+            if isinstance(sock, ssl.SSLSocket):
+                # Sends close_notify (RFC 8446 6.1) and waits for nothing.
+                sock.setblocking(False)
+                with contextlib.suppress(ssl.SSLError, OSError):
+                    sock.unwrap()
+            if self._session.farewell is replies.BYE and not self._session.mid_command:
+                return
+            self._linger()
+
+    def _linger(self) -> None:
+        """Reads what the client is still sending, so that it sees the last reply. Raises OSError."""
+        sock = self._sock
+        # Below the encryption: what comes is not read any more.
+        socket.socket.shutdown(sock, socket.SHUT_WR)
+        socket.socket.settimeout(sock, LINGER_SECONDS)
+        give_up = time.monotonic() + 2 * LINGER_SECONDS
+        while time.monotonic() < give_up and socket.socket.recv(sock, RECEIVE_SIZE):
+            pass
 
     def _reason(self) -> str:
         """Why the session ended, for the log."""
@@ -157,16 +206,42 @@ class Connection:
         session = self._session
         wait = self._deadline.waiting(
             time.monotonic(),
+            self._patience(),
             session.under_way,
+            session.messages,
             content=session.awaits_content,
             progress=progress or not session.mid_command,
         )
         # Close to the last value is good enough: a call saved for each read.
         if not 0.9 * self._wait_set <= wait <= self._wait_set:
             self._set_wait(max(wait, 0.001))
-        data = self._sock.recv(RECEIVE_SIZE)
+        data = self._sock.recv(RECEIVE_SIZE) if self._wake is None else self._receive_encrypted(self._wake, wait)
         self._deadline.received(len(data))
         return data
+
+    def _receive_encrypted(self, wake: int, seconds: float) -> bytes:
+        """The same for TLS, where `wake` ends the waiting, too."""
+        sock = self._sock
+        assert isinstance(sock, ssl.SSLSocket)
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        poll.register(wake, select.POLLIN)
+        give_up = time.monotonic() + seconds
+        while True:
+            if not sock.pending():
+                left = give_up - time.monotonic()
+                ready = poll.poll(1000 * left) if left > 0 else []
+                if not ready:
+                    raise TimeoutError
+                if any(fd == wake for fd, _ in ready):
+                    return b""
+            sock.settimeout(0)
+            try:
+                return sock.recv(RECEIVE_SIZE)
+            except ssl.SSLWantReadError:
+                continue  # a part of a record
+            finally:
+                sock.settimeout(self._wait_set)
 
     def _set_wait(self, seconds: float) -> None:
         self._wait_set = seconds
@@ -206,6 +281,10 @@ class Connection:
                 self._refuse_message(reply)
             case StartTLS():
                 self._start_tls()
+            case MoreRefused(envelope, count, reply):
+                log.info("recipients.refused", id=envelope.id, count=count, client=self._peer.name, reply=str(reply))
+            case SenderRefused(envelope, reply):
+                log_refused(envelope, reply)
             case RecipientRefused(envelope, recipient, reply):
                 log.info(
                     "recipient.refused",
@@ -264,14 +343,20 @@ class Connection:
             self._incoming = None
 
     def _start_tls(self) -> None:
+        """Raises ConnectionError when the handshake fails."""
         assert self._tls_context is not None
         self._sock.sendall(self._session.take_output())
-        self._sock.settimeout(self._timeout)
-        self._wait_set = self._timeout
+        self._wait_set = min(self._patience(), HANDSHAKE_SECONDS)
         try:
-            self._sock = tls = self._tls_context().wrap_socket(self._sock, server_side=True)
-        except (ssl.SSLError, OSError) as error:
+            # First the socket, then the handshake: `stop` must find it.
+            self._sock = tls = self._tls_context().wrap_socket(
+                self._sock, server_side=True, do_handshake_on_connect=False
+            )
+            tls.settimeout(self._wait_set)
+            tls.do_handshake()
+        except (ssl.SSLError, OSError, ValueError) as error:
             log.info("tls.failed", client=self._peer.name, error=str(error))
             raise ConnectionError(f"TLS handshake failed: {error}") from error
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         cipher = tls.cipher()
         self._session.tls_started(f"{tls.version()} {cipher[0] if cipher else ''}".strip())

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from smtpmail.accept import Accept
 from smtpmail.inbound.accounts import Peers
@@ -39,6 +40,7 @@ class Front:
     ) -> None:
         self._config = config
         self._accept = accept
+        self._admission = admission
         self._gates = gates
         self._peers = Peers()
         self._limits = Limits(config.max_size, config.max_recipients)
@@ -93,7 +95,13 @@ class Front:
         session = Session(config.hostname, peer, self._limits, offer_tls=offer_tls, origin=origin)
         tls_context = self._tls_context if offer_tls else None
         connection = Connection(
-            sock, peer, session, self._gates[peer.listener], self._accept, config.timeout, tls_context
+            sock,
+            peer,
+            session,
+            self._gates[peer.listener],
+            self._accept,
+            partial(self._admission.patience, peer),
+            tls_context,
         )
         with self._connections_lock:
             self._connections.add(connection)

@@ -95,7 +95,7 @@ class Gatekeeper:
 
     def log_in(self, name: str, password: str, peer: Peer) -> Device | None:
         """The device whose password it is, None if there is none; takes its time with wrong ones."""
-        address = f"address {peer.key}"
+        address = f"address {peer.networks[0]}"
         if self._patience.count(address) >= MAX_FAILURES:
             self._pause(LONGEST_DELAY)
             log.warning("login.blocked", client=peer.name, door=peer.listener, user=_shown(name))

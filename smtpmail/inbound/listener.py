@@ -76,6 +76,11 @@ class Listener:
         self._admit(sock, Peer(_plain(name[0]), name[1], self.kind))
 
     def _admit(self, sock: socket.socket, peer: Peer) -> None:
+        if self.kind == "loopback" and not peer.is_loopback:
+            # A neighbour's packets may get here where route_localnet is on; it may not send to the world.
+            log.warning("session.refused", client=peer.name, listener=self.kind, reply=None)
+            sock.close()
+            return
         slot = self._admission.enter(peer)
         if isinstance(slot, Reply):
             self._turn_away(sock, peer, slot)

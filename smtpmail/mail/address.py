@@ -24,8 +24,11 @@ _MAILBOX = rf"(?P<local>{_DOT_STRING}|{_QUOTED_STRING})@(?P<domain>{_DOMAIN}|{_L
 # A source route is accepted and ignored (RFC 5321 C).
 _ROUTE = rf"(?:@{_DOMAIN}(?:,@{_DOMAIN})*:)?"
 
-_PATH = re.compile(rf"<(?:{_ROUTE}{_MAILBOX}|(?P<bare>[Pp][Oo][Ss][Tt][Mm][Aa][Ss][Tt][Ee][Rr])|(?P<null>))>")
-_BARE_PATH = re.compile(rf"<({_DOT_STRING}|{_QUOTED_STRING})>")
+# Dots where none may stand are in real use (a..b@, a.@), as are paths without brackets: taken, as by Postfix.
+_LENIENT_LOCAL = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\u0080-\U0010ffff.-]+"
+_LENIENT = rf"(?P<local>{_LENIENT_LOCAL}|{_QUOTED_STRING})@(?P<domain>{_DOMAIN}|{_LITERAL})"
+_PATH = re.compile(rf"<(?:{_ROUTE}{_LENIENT}|(?P<bare>{_LENIENT_LOCAL}|{_QUOTED_STRING})|(?P<null>))>")
+_PATH_WITHOUT_BRACKETS = re.compile(rf"(?:{_LENIENT}|(?P<bare>{_LENIENT_LOCAL}))(?P<null>(?!))?(?= |$)")
 _ADDRESS = re.compile(_MAILBOX)
 _DOT_STRING_RE = re.compile(_DOT_STRING)
 _DOMAIN_RE = re.compile(_DOMAIN)
@@ -82,15 +85,17 @@ def parse_path(text: str, origin: str | None = None) -> tuple[Address, str]:
     Raises AddressSyntaxError. `<>` gives NULL_PATH, `<postmaster>` the bare postmaster. With `origin`, any other local
     part alone gets this domain (RFC 6409 8.1).
     """
-    match = _PATH.match(text)
+    match = (_PATH if text.startswith("<") else _PATH_WITHOUT_BRACKETS).match(text)
     if not match:
-        if origin and (bare := _BARE_PATH.match(text)):
-            return _address(bare[1], origin), text[bare.end() :]
         raise AddressSyntaxError("not a path")
     if match["null"] is not None:
         return NULL_PATH, text[match.end() :]
     if match["bare"]:
-        return Address(match["bare"], ""), text[match.end() :]
+        if match["bare"].lower() == "postmaster":
+            return Address(match["bare"], ""), text[match.end() :]
+        if not origin:
+            raise AddressSyntaxError("a path must have a domain")
+        return _address(match["bare"], origin), text[match.end() :]
     return _address(match["local"], match["domain"]), text[match.end() :]
 
 

@@ -37,11 +37,17 @@ class Peer:
         return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
 
     @property
-    def key(self) -> str:
-        """What counts as one client for the limits: an IPv4 address, an IPv6 /64 (one customer's network)."""
+    def networks(self) -> tuple[str, ...]:
+        """What counts as one client for the limits: an IPv4 address; an IPv6 /64 (a network) and a /48 (a site)."""
         if ":" not in self.address:
-            return self.address
-        return str(ipaddress.IPv6Network((self.address.partition("%")[0], 64), strict=False))
+            return (self.address,)
+        address = self.address.partition("%")[0]
+        return tuple(str(ipaddress.IPv6Network((address, length), strict=False)) for length in (64, 48))
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it is on this host, by its address."""
+        return ipaddress.ip_address(self.address.partition("%")[0]).is_loopback
 
 
 @dataclass(frozen=True, slots=True)

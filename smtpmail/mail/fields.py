@@ -26,6 +26,14 @@ def protocol(envelope: Envelope) -> str:
     return "ESMTPS" if envelope.tls else "ESMTP"
 
 
+def harmless(name: str) -> str:
+    """A client's name as it may stand in a Received field: nothing in it is a comment, a quote or another field.
+
+    The characters of Postfix's neuter(), and all that is not ASCII or not printable.
+    """
+    return "".join("?" if c in ' <>()\\";@' or not (c.isascii() and c.isprintable()) else c for c in name)
+
+
 def received(envelope: Envelope, hostname: str, now: float) -> str:
     """The Received field (RFC 5321 4.4) with LF line ends; `now` in Unix time.
 
@@ -38,7 +46,7 @@ def received(envelope: Envelope, hostname: str, now: float) -> str:
     tls = f" ({envelope.tls})" if envelope.tls else ""
     address = envelope.peer.address.partition("%")[0]
     return (
-        f"Received: from {envelope.helo} ({literal(address)})\n"
+        f"Received: from {harmless(envelope.helo)} ({literal(address)})\n"
         f"\tby {hostname} with {protocol(envelope)}{tls} id {envelope.id}{only};\n"
         f"\t{date(int(now))}\n"
     )

@@ -6,6 +6,7 @@ import os
 import socket
 import ssl
 import stat
+import warnings
 
 from smtpmail.mail.address import AddressSyntaxError, normal_domain
 from smtpmail.settings.values import ConfigError
@@ -72,7 +73,14 @@ def smarthost_credentials(path: str) -> tuple[str, str]:
 def tls_context(cert: str, key: str | None) -> ssl.SSLContext:
     """The TLS of a server with this certificate chain; the key is in the same file unless given. Raises ConfigError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # Opportunistic: what this refuses comes in clear text instead. So what Postfix takes is taken (RFC 7435).
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = ssl.TLSVersion.TLSv1
+    context.set_ciphers("HIGH:MEDIUM:!aNULL:!eNULL:!RC4:!MD5:@SECLEVEL=0")
+    # Senders of Outlook abort a handshake that is followed by session tickets.
+    context.num_tickets = 0
+    context.options |= ssl.OP_NO_TICKET
     for name, path in (("--tls-cert", cert), ("--tls-key", key or cert)):
         try:
             with open(path, "rb"):

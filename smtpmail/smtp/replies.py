@@ -72,6 +72,8 @@ TOO_SLOW = Reply(421, "4.4.2", "Too slow: the time for one message is over")
 TOO_MANY_CONNECTIONS = Reply(421, "4.3.2", "Too many connections, try again later")
 TOO_MANY_FROM_CLIENT = Reply(421, "4.7.0", "Too many connections from your address, try again later")
 TOO_MANY_ERRORS = Reply(421, "4.7.0", "Too many errors")
+OUT_OF_SYNC = Reply(554, "5.5.0", "Improper pipelining: wait for the reply before you send more")
+NOT_SMTP = Reply(554, "5.5.0", "This is a mail server: speak SMTP")
 NOT_HTTP = Reply(421, "4.7.0", "This is a mail server, not a web server")
 INTERNAL_ERROR = Reply(421, "4.3.0", "Internal error, try again later")
 
@@ -130,7 +132,7 @@ def bad_return_address(why: str) -> Reply:
 # Messages
 TOO_LARGE = Reply(552, "5.3.4", "Message too large")
 HEADER_TOO_LARGE = Reply(552, "5.3.4", "The header of the message is too large")
-TOO_MANY_HOPS = Reply(554, "5.4.6", "Too many hops: this message goes in circles")
+TOO_MANY_HOPS = Reply(554, "5.4.6", "Too many hops: this message loops")
 NO_SPACE = Reply(452, "4.3.1", "Not enough storage now, try again later")
 STORAGE_ERROR = Reply(451, "4.3.0", "The message cannot be stored now, try again later")
 MAILBOX_BUSY = Reply(451, "4.2.0", "The mailbox is locked by another program, try again later")

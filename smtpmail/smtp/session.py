@@ -12,10 +12,23 @@ from dataclasses import dataclass
 from smtpmail.mail.address import NULL_PATH, Address, AddressSyntaxError, parse_path
 from smtpmail.mail.envelope import Envelope, Peer, Recipient
 from smtpmail.mail.route import Route
-from smtpmail.mail.xtext import is_xtext
 from smtpmail.smtp import replies
+from smtpmail.smtp.actions import (
+    CLOSE,
+    START_TLS,
+    Abort,
+    Action,
+    Begin,
+    CheckSender,
+    Commit,
+    FindRoutes,
+    MoreRefused,
+    RecipientRefused,
+    SenderRefused,
+    Write,
+)
 from smtpmail.smtp.framing import BareLineFeed, DotReader, LineEnds, LineReader, LineTooLong
-from smtpmail.smtp.parameters import parse_parameters
+from smtpmail.smtp.parameters import mail_parameters, parse_parameters, rcpt_parameters
 from smtpmail.smtp.replies import Refusal, Reply
 
 MAX_ERRORS = 20
@@ -23,6 +36,15 @@ MAX_ERRORS = 20
 
 MAX_REFUSED = 1000
 """Recipients refused in one session before it is closed: more is somebody guessing addresses."""
+
+MAX_REFUSED_TOLD = 20
+"""Refused recipients of one transaction that are logged one by one; of the others only their number is."""
+
+OCTETS_PER_RECIPIENT = 512
+"""Of the addresses and parameters in an envelope, on the average: so many recipients bound its memory."""
+
+MAX_HELO = 255
+"""Octets of a client's name that are kept (RFC 5321 4.5.3.1.2)."""
 
 MAX_IDLE_COMMANDS = 100
 """Commands that do nothing (NOOP, RSET, VRFY, HELP, EHLO) between two messages before each counts as an error."""
@@ -54,80 +76,6 @@ class State(enum.Enum):
     """Nothing more is read."""
 
 
-class Action:
-    """Something the outside has to do."""
-
-    __slots__ = ()
-
-
-@dataclass(frozen=True, slots=True)
-class CheckSender(Action):
-    """MAIL was understood: whether it is taken now. Answered by `sender_accepted` or `sender_refused`."""
-
-    envelope: Envelope
-
-
-@dataclass(frozen=True, slots=True)
-class FindRoutes(Action):
-    """RCPT was understood: where its mail goes. Answered by `recipient_accepted` or `recipient_refused`."""
-
-    envelope: Envelope
-    address: Address
-
-
-@dataclass(frozen=True, slots=True)
-class Begin(Action):
-    """The content of a message follows."""
-
-    envelope: Envelope
-
-
-@dataclass(frozen=True, slots=True)
-class Write(Action):
-    """A piece of the content, in its stored form (LF line ends)."""
-
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Commit(Action):
-    """The content is whole: make it durable, then answer with `finish`."""
-
-    envelope: Envelope
-    size: int
-    """Octets as they came over the wire."""
-
-
-@dataclass(frozen=True, slots=True)
-class Abort(Action):
-    """The message that began is dropped: `reply` says why, None when the client gave it up."""
-
-    reply: Reply | None
-
-
-@dataclass(frozen=True, slots=True)
-class StartTLS(Action):
-    """Send the output, then do the handshake, then tell `tls_started`."""
-
-
-@dataclass(frozen=True, slots=True)
-class RecipientRefused(Action):
-    """A recipient was refused (for the log; nothing else is to be done)."""
-
-    envelope: Envelope
-    recipient: Address
-    reply: Reply
-
-
-@dataclass(frozen=True, slots=True)
-class Close(Action):
-    """Send the output, then close."""
-
-
-CLOSE = Close()
-START_TLS = StartTLS()
-
-
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What one session may do."""
@@ -155,6 +103,13 @@ class Session:
         self._offer_tls = offer_tls
         self._origin = origin
         self._tls: str | None = None
+        self._trusted = peer.listener == "loopback"
+        self._spoken = False
+        """Whether a command has come."""
+        self._hello_unsent = False
+        """The reply to EHLO or HELO waits for what else came together with it."""
+        self._data_refused = False
+        """DATA was refused just now: a client that sends the content all the same is out of step."""
         self._lines = LineReader()
         self._output: list[bytes] = [replies.greeting(hostname).wire]
         self._actions: list[Action] = []
@@ -170,6 +125,7 @@ class Session:
         """Messages acknowledged with 250."""
         self._asked: tuple[Address, tuple[str, ...], str | None] = (NULL_PATH, (), None)
         """The recipient whose routes are being found, with its DSN parameters."""
+        self._untold: MoreRefused | None = None
         self._envelope: Envelope | None
         self._verdict: Reply | None
         self._forget()
@@ -214,6 +170,7 @@ class Session:
         """The replies to send now."""
         output = b"".join(self._output)
         self._output.clear()
+        self._hello_unsent = False
         return output
 
     def sender_accepted(self) -> None:
@@ -254,6 +211,11 @@ class Session:
         """The outside cannot store what it got of the message; the rest is read and dropped, then `reply` given."""
         if self._verdict is None:
             self._verdict = reply
+
+    def talked_early(self) -> None:
+        """The client has sent something before it was greeted: on loopback, that is no mail program."""
+        self._output.clear()
+        self._hang_up(replies.NOT_SMTP)
 
     def tls_started(self, description: str) -> None:
         """The handshake is done; all that was known of the client is forgotten (RFC 3207 4.2)."""
@@ -302,7 +264,11 @@ class Session:
 
     def _forget(self) -> None:
         """Drops the transaction and all that belongs to it."""
+        if self._untold is not None:
+            self._actions.append(self._untold)
+        self._untold = None
         self._envelope = None
+        self._envelope_octets = 0
         self._seen: set[tuple[str, str]] = set()
         self._refused_here = 0
         self._content_open = False
@@ -340,20 +306,44 @@ class Session:
         if line is None:
             return False
         try:
-            verb, _, argument = line.decode().partition(" ")
-            method = self._VERBS.get(verb.upper())
+            verb, _, argument = line.decode(errors="surrogateescape").partition(" ")
+            verb = verb.upper()
+            method = self._VERBS.get(verb)
+            if self._is_out_of_step(verb, line):
+                return True
+            self._spoken = True
             if method is None:
-                self._unknown(verb.upper())
+                self._unknown(verb)
+            elif not _is_unicode(argument) and method not in self._GREETINGS:
+                raise Refusal(replies.SYNTAX_ERROR)
             else:
                 method(self, argument.strip(" "))
                 # Whether a chunk is refused is told at its end.
                 if self._idle_commands <= MAX_IDLE_COMMANDS and self.state is not State.CHUNK:
                     self._errors = 0
-        except UnicodeDecodeError:
-            self._error(replies.SYNTAX_ERROR)
         except Refusal as refusal:
             self._error(refusal.reply)
         return True
+
+    def _is_out_of_step(self, verb: str, line: bytes) -> bool:
+        """Ends the session of who does not wait for replies where they must be waited for (RFC 2920 3.1).
+
+        Content that comes ahead of its 354 or behind a refused DATA is never read as commands. On loopback, whoever
+        sends all in one blind write is no mail program: another protocol's client was made to write here, and what it
+        writes would leave for the world.
+        """
+        if self._trusted and not self._spoken and not (line.isascii() and line.decode().isprintable()):
+            self._hang_up(replies.NOT_SMTP)
+        elif (self._data_refused and verb not in self._VERBS) or (self._trusted and self._is_blind(verb)):
+            self._hang_up(replies.OUT_OF_SYNC)
+        else:
+            self._data_refused = False
+            return False
+        return True
+
+    def _is_blind(self, verb: str) -> bool:
+        """Whether content comes ahead of the reply that it must wait for: 354, or what EHLO offers."""
+        return (verb == "DATA" and bool(self._lines.buffer)) or (verb in ("DATA", "BDAT") and self._hello_unsent)
 
     def _unknown(self, verb: str) -> None:
         if verb in HTTP_VERBS:
@@ -391,11 +381,13 @@ class Session:
         self._idle()
 
     def _greet(self, verb: str, argument: str, *, esmtp: bool) -> None:
-        name = argument
-        if not name or len(name) > 255 or not name.isascii() or not name.isprintable() or " " in name:
+        # Names with blanks, in UTF-8 or in Latin-1 come from real machines; Postfix takes them, too. They are kept
+        # as they are, and made harmless where they are written.
+        if not argument:
             raise Refusal(replies.bad_arguments(f"{verb} domain"))
         self._reset()
-        self._helo = name
+        self._hello_unsent = True
+        self._helo = argument.encode(errors="surrogateescape")[:MAX_HELO].decode(errors="replace")
         self._esmtp = esmtp
         self._enter(State.READY)
 
@@ -408,7 +400,8 @@ class Session:
             "SMTPUTF8",
             "ENHANCEDSTATUSCODES",
             "CHUNKING",
-            "DSN",
+            # Asked for by a stranger, a report of success would be written to whomever they name as sender.
+            *(["DSN"] if self._trusted else []),
             f"LIMITS RCPTMAX={self._limits.max_recipients}",
             "HELP",
         ]
@@ -447,10 +440,11 @@ class Session:
             raise Refusal(replies.BAD_SENDER_SYNTAX) from None
         envelope = Envelope(sender, self._peer, self._helo, self._esmtp, self._tls)
         if rest:
-            self._mail_parameters(envelope, self._parameters(rest, usage))
+            mail_parameters(envelope, self._parameters(rest, usage), dsn=self._trusted)
         if not sender.is_ascii and not envelope.smtputf8:
             raise Refusal(replies.NEED_SMTPUTF8)
         if envelope.size is not None and envelope.size > self._limits.max_size:
+            self._actions.append(SenderRefused(envelope, replies.TOO_LARGE))
             raise Refusal(replies.TOO_LARGE)
         self._envelope = envelope
         self._actions.append(CheckSender(envelope))
@@ -466,39 +460,6 @@ class Session:
             raise Refusal(replies.unknown_parameter(next(iter(parameters))))
         return parameters
 
-    @staticmethod
-    def _mail_parameters(envelope: Envelope, parameters: dict[str, str | None]) -> None:
-        for name, value in parameters.items():
-            match name:
-                case "SIZE":
-                    if value is None or not (value.isascii() and value.isdigit()) or len(value) > 20:
-                        raise Refusal(replies.bad_parameter(name, "a number of octets is wanted"))
-                    envelope.size = int(value)
-                case "BODY":
-                    envelope.body = (value or "").upper()
-                    if envelope.body == "BINARYMIME":
-                        raise Refusal(replies.unknown_parameter("BODY=BINARYMIME"))
-                    if envelope.body not in ("7BIT", "8BITMIME"):
-                        raise Refusal(replies.bad_parameter(name, "7BIT or 8BITMIME is wanted"))
-                case "SMTPUTF8":
-                    if value is not None:
-                        raise Refusal(replies.bad_parameter(name, "it takes no value"))
-                    envelope.smtputf8 = True
-                case "REQUIRETLS" if envelope.tls:
-                    if value is not None:
-                        raise Refusal(replies.bad_parameter(name, "it takes no value"))
-                    envelope.requiretls = True
-                case "RET":
-                    envelope.ret = (value or "").upper()
-                    if envelope.ret not in ("FULL", "HDRS"):
-                        raise Refusal(replies.bad_parameter(name, "FULL or HDRS is wanted"))
-                case "ENVID":
-                    if value is None or len(value) > 100 or not is_xtext(value):
-                        raise Refusal(replies.bad_parameter(name, "xtext of at most 100 characters is wanted"))
-                    envelope.envid = value
-                case _:
-                    raise Refusal(replies.unknown_parameter(name))
-
     def do_rcpt(self, argument: str) -> None:
         if self.state not in (State.MAIL, State.RCPT):
             raise Refusal(self._out_of_order())
@@ -509,45 +470,32 @@ class Session:
         try:
             address, rest = parse_path(argument[3:].lstrip(" "), self._origin)
             if address == NULL_PATH:
-                raise AddressSyntaxError("a recipient is wanted")
+                raise AddressSyntaxError("a recipient is required")
         except AddressSyntaxError:
             raise Refusal(replies.BAD_RECIPIENT_SYNTAX) from None
-        notify, orcpt = self._rcpt_parameters(self._parameters(rest, usage)) if rest else ((), None)
+        notify: tuple[str, ...] = ()
+        orcpt = None
+        if rest:
+            notify, orcpt = rcpt_parameters(self._parameters(rest, usage), dsn=self._trusted)
         if not address.is_ascii and not envelope.smtputf8:
             raise Refusal(replies.NEED_SMTPUTF8)
-        if len(envelope.recipients) >= self._limits.max_recipients:
+        self._envelope_octets += len(argument)
+        too_long = self._envelope_octets > OCTETS_PER_RECIPIENT * self._limits.max_recipients
+        if too_long or len(envelope.recipients) >= self._limits.max_recipients:
             self._refuse_recipient(address, replies.TOO_MANY_RECIPIENTS)
             return
         self._asked = (address, notify, orcpt)
         self._actions.append(FindRoutes(envelope, address))
 
-    @staticmethod
-    def _rcpt_parameters(parameters: dict[str, str | None]) -> tuple[tuple[str, ...], str | None]:
-        notify: tuple[str, ...] = ()
-        orcpt = None
-        for name, value in parameters.items():
-            match name:
-                case "NOTIFY":
-                    notify = tuple((value or "").upper().split(","))
-                    known = {"SUCCESS", "FAILURE", "DELAY"}
-                    if notify != ("NEVER",) and (not known.issuperset(notify) or len(set(notify)) < len(notify)):
-                        raise Refusal(replies.bad_parameter(name, "NEVER, or some of SUCCESS, FAILURE, DELAY"))
-                case "ORCPT":
-                    kind, semicolon, text = (value or "").partition(";")
-                    utf8 = kind.lower() == "utf-8" and text.isprintable()
-                    if not semicolon or not kind or len(text) > 500 or not (is_xtext(text) or (text and utf8)):
-                        raise Refusal(replies.bad_parameter(name, "address-type;xtext is wanted"))
-                    orcpt = value
-                case _:
-                    raise Refusal(replies.unknown_parameter(name))
-        return notify, orcpt
-
     def _refuse_recipient(self, address: Address, reply: Reply) -> None:
-        self._refused += reply is not replies.TOO_MANY_RECIPIENTS
+        self._refused += 1
         self._refused_here += 1
-        self._actions.append(RecipientRefused(self._open_envelope(), address, reply))
+        if self._refused_here <= MAX_REFUSED_TOLD:
+            self._actions.append(RecipientRefused(self._open_envelope(), address, reply))
+        else:
+            self._untold = MoreRefused(self._open_envelope(), self._refused_here - MAX_REFUSED_TOLD, reply)
         self._send(reply)
-        if self._refused > MAX_REFUSED:
+        if self._refused > MAX_REFUSED + self._limits.max_recipients:
             self._hang_up(replies.TOO_MANY_ERRORS)
 
     def _out_of_order(self) -> Reply:
@@ -565,6 +513,10 @@ class Session:
 
     def do_data(self, argument: str) -> None:
         if self.state is not State.RCPT:
+            if self._lines.buffer and self._refused_here:
+                self._hang_up(replies.OUT_OF_SYNC)
+                return
+            self._data_refused = True
             raise Refusal(self._out_of_order())
         self._no_argument("DATA", argument)
         self._dots = DotReader()
@@ -635,6 +587,9 @@ class Session:
         "EXIT": do_quit,
     }
 
+    _GREETINGS = (do_ehlo, do_helo)
+    """They take names in any letters."""
+
     # -- content
 
     def _begin_content(self) -> None:
@@ -691,3 +646,8 @@ class Session:
     def _end_content(self) -> None:
         self._content_open = False
         self._actions.append(Commit(self._open_envelope(), self._size))
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a line was UTF-8: other octets have become lone surrogates."""
+    return text.isascii() or text.isprintable() or not any("\ud800" <= c <= "\udfff" for c in text)

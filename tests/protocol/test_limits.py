@@ -216,7 +216,7 @@ def test_reset_and_half_closed_connections(server: Server) -> None:
 
 def test_end_of_stream_behind_the_dot(server: Server) -> None:
     """A client that sends everything and shuts its side down gets its replies (RFC 2920)."""
-    with server.client() as client:
+    with server.client("network") as client:
         client.send("EHLO a\r\nMAIL FROM:<a@b>\r\nRCPT TO:<bob@dom.fr>\r\nDATA\r\nSubject: x\r\n\r\nx\r\n.\r\nQUIT\r\n")
         client.sock.shutdown(socket.SHUT_WR)
         assert [client.read().code for _ in range(6)] == [250, 250, 250, 354, 250, 221]

@@ -55,8 +55,39 @@ def test_injected_commands_are_discarded(servers: Servers, certificate: Certific
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1, ssl.TLSVersion.TLSv1_2])
+def test_old_versions_are_better_than_clear_text(
+    servers: Servers, certificate: Certificate, version: ssl.TLSVersion
+) -> None:
+    """What is refused here comes in clear text instead (RFC 7435)."""
+    server = servers.start(*certificate.options)
+    context = certificate.client_context()
+    context.minimum_version = context.maximum_version = version
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with server.client() as client:
+        client.ehlo()
+        client.expect("STARTTLS", 220)
+        client.start_tls(context, certificate.name)
+        client.begin()
+        assert client.data(b"x\r\n").code == 250
+    assert server.wait_event("message.received")["tls"].startswith("TLSv1")
+
+
+def test_no_session_tickets(servers: Servers, certificate: Certificate) -> None:
+    """Senders of Outlook abort a handshake that is followed by them."""
+    server = servers.start(*certificate.options)
+    with server.client() as client:
+        client.ehlo()
+        client.expect("STARTTLS", 220)
+        client.start_tls(certificate.client_context(), certificate.name)
+        client.expect("NOOP", 250)
+        assert isinstance(client.sock, ssl.SSLSocket)
+        assert client.sock.session is None or not client.sock.session.has_ticket
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 def test_failed_handshake(servers: Servers, certificate: Certificate) -> None:
-    """Garbage, an old version, silence: that client is dropped, others are served."""
+    """Garbage, a handshake given up, silence: that client is dropped, others are served."""
     server = servers.start(*certificate.options, "--timeout", "1")
     with server.client() as client:
         client.ehlo()
@@ -71,11 +102,9 @@ def test_failed_handshake(servers: Servers, certificate: Certificate) -> None:
     with server.client() as client:
         client.ehlo()
         client.expect("STARTTLS", 220)
-        context = certificate.client_context()
-        context.minimum_version = ssl.TLSVersion.TLSv1
-        context.maximum_version = ssl.TLSVersion.TLSv1_1
+        # This client trusts nobody.
         with pytest.raises((ssl.SSLError, ConnectionError)):
-            client.start_tls(context, certificate.name)
+            client.start_tls(ssl.create_default_context(), certificate.name)
     with server.client() as client:
         client.ehlo()
         client.expect("STARTTLS", 220)

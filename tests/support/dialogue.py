@@ -9,21 +9,26 @@ from smtpmail.mail.address import Address
 from smtpmail.mail.envelope import Envelope, Peer
 from smtpmail.mail.route import Local, Route
 from smtpmail.smtp import replies
-from smtpmail.smtp.replies import Refusal, Reply
-from smtpmail.smtp.session import (
+from smtpmail.smtp.actions import (
     Abort,
+    Action,
     Begin,
     CheckSender,
     Close,
     Commit,
     FindRoutes,
-    Limits,
-    Session,
+    MoreRefused,
+    RecipientRefused,
+    SenderRefused,
     StartTLS,
     Write,
 )
+from smtpmail.smtp.replies import Refusal, Reply
+from smtpmail.smtp.session import Limits, Session
 
 PEER = Peer("192.0.2.7", 4711, "network")
+PROGRAM = Peer("127.0.0.1", 4711, "loopback")
+"""One on this host."""
 
 
 def routes(address: Address) -> tuple[Route, ...]:
@@ -55,10 +60,15 @@ class Dialogue:
         offer_tls: bool = False,
         routes: Callable[[Address], tuple[Route, ...]] = routes,
         answer: Reply | None = None,
+        peer: Peer = PEER,
+        origin: str | None = None,
     ) -> None:
-        self.session = Session("mail.dom.fr", PEER, Limits(max_size, max_recipients), offer_tls=offer_tls)
+        limits = Limits(max_size, max_recipients)
+        self.session = Session("mail.dom.fr", peer, limits, offer_tls=offer_tls, origin=origin)
         self.messages: list[Message] = []
         self.aborted = 0
+        self.told: list[Action] = []
+        """What the log would hear of refusals."""
         self.closed = False
         self.handshakes = 0
         self.output = b""
@@ -107,6 +117,8 @@ class Dialogue:
                         self.messages.append(self._open)
                     self._open = None
                     self.session.finish(answer)
+                case RecipientRefused() | MoreRefused() | SenderRefused():
+                    self.told.append(action)
                 case Abort():
                     self.aborted += 1
                     self._open = None

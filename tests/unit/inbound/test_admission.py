@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from smtpmail.inbound.admission import Admission, SharedCounts
+from smtpmail.inbound.admission import HURRY_SECONDS, Admission, SharedCounts
 from smtpmail.mail.envelope import Peer
 from smtpmail.settings.config import Config
 from smtpmail.smtp import replies
@@ -72,3 +72,30 @@ def test_those_turned_away_do_not_count() -> None:
         admission.enter(ONE)
     admission.leave(ONE)
     assert admission.enter(OTHER) is None
+
+
+def test_programs_on_this_host_are_never_locked_out() -> None:
+    """The network may fill nine tenths."""
+    gate = Gate(20, 100)
+    assert [gate.enter(Peer(f"192.0.2.{n}", 1, "network")) for n in range(18)] == [None] * 18
+    assert gate.enter(ONE) is replies.TOO_MANY_CONNECTIONS
+    assert [gate.enter(LOCAL), gate.enter(LOCAL)] == [None, None]
+
+
+def test_one_site_of_ipv6_is_bounded() -> None:
+    """A customer's /48 or /56 has many networks: together they get twice what one gets."""
+    gate = Gate(100, 2)
+    peers = [Peer(f"2001:db8:0:{n:x}::1", 1, "network") for n in range(5)]
+    assert [gate.enter(p) for p in peers[:4]] == [None] * 4
+    assert gate.enter(peers[4]) is replies.TOO_MANY_FROM_CLIENT
+    assert gate.enter(Peer("2001:db8:1::1", 1, "network")) is None
+
+
+def test_patience_shrinks_under_load() -> None:
+    config = Config(max_connections=20, timeout=300)
+    admission = Admission(config, SharedCounts(1, 20), 0)
+    for n in range(12):
+        admission.enter(Peer(f"192.0.2.{n}", 1, "network"))
+    assert (admission.patience(ONE), admission.patience(LOCAL)) == (300, 300)
+    admission.enter(OTHER)
+    assert (admission.patience(ONE), admission.patience(LOCAL)) == (HURRY_SECONDS, 300)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ import pytest
 import structlog.testing
 from support.dialogue import routes
 from support.server import wait_until
+from support.tls import Certificate
 
 from smtpmail import log as log_module
 from smtpmail.accept import Accept
 from smtpmail.inbound.connection import Connection
 from smtpmail.inbound.gate import Gate
 from smtpmail.mail.envelope import Peer
+from smtpmail.settings.machine import tls_context
 from smtpmail.smtp.session import Limits, Session
 from smtpmail.spool.mailbox import Spool
 from smtpmail.spool.queue import QueueStore
@@ -29,7 +32,9 @@ HELLO = b"EHLO client.example\r\nMAIL FROM:<alice@example.org>\r\nRCPT TO:<bob@d
 class Line:
     """The client's end of a connection that runs in a thread; `events` is what it logged."""
 
-    def __init__(self, folder: Path, events: list[dict[str, Any]], timeout: float = 30.0) -> None:
+    def __init__(
+        self, folder: Path, events: list[dict[str, Any]], timeout: float = 30.0, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.folder = folder
         self.events = events
         (folder / ".queue").mkdir(exist_ok=True)
@@ -37,10 +42,10 @@ class Line:
         self.sock, theirs = socket.socketpair()
         theirs.settimeout(timeout)
         self.sock.settimeout(30)
-        session = Session("mail.dom.fr", PEER, Limits(10_000, 10))
-        self.connection = Connection(
-            theirs, PEER, session, Gate(lambda address, _: routes(address)), accept, timeout, None
-        )
+        session = Session("mail.dom.fr", PEER, Limits(10_000, 10), offer_tls=tls is not None)
+        context = (lambda: tls) if tls is not None else None
+        gate = Gate(lambda address, _: routes(address))
+        self.connection = Connection(theirs, PEER, session, gate, accept, lambda: timeout, context)
         self.thread = threading.Thread(target=self.connection.run, daemon=True)
         self.thread.start()
         self._input = self.sock.makefile("rb")
@@ -116,10 +121,10 @@ def test_a_message_that_is_refused_leaves_a_trace(line: Line, content: bytes, re
 
 
 def test_a_full_disk_is_452(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("smtpmail.accept.commit", full)
+    monkeypatch.setattr("smtpmail.accept.commit_each", full)
     line.say(HELLO + b"DATA\r\n", 4)
     assert line.say(b"x\r\n.\r\n").startswith(b"452 4.3.1")
     assert line.named("message.failed")[0]["error"] == "[Errno 28] No space left on device"
@@ -154,3 +159,115 @@ def test_stopping_ends_an_idle_session(line: Line) -> None:
     line.connection.stop(float("inf"))
     assert line.reply().startswith(b"421 4.3.2")
     wait_until(lambda: line.named("session.closed"))
+
+
+# -- TLS
+
+
+class Encrypted:
+    """The client's end, with all octets that came from the server kept as they were on the wire."""
+
+    def __init__(self, line: Line, certificate: Certificate) -> None:
+        assert line.say(b"EHLO x\r\n").startswith(b"250")
+        assert line.say(b"STARTTLS\r\n").startswith(b"220")
+        self._line = line
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = certificate.client_context().wrap_bio(
+            self._incoming, self._outgoing, server_hostname=certificate.name
+        )
+        self.wire = b""
+        self.text = b""
+        self.notified = False
+        self._until(lambda: self._try(self._tls.do_handshake))
+
+    def _try(self, step: Callable[[], object]) -> bool:
+        try:
+            step()
+        except ssl.SSLWantReadError:
+            return False
+        finally:
+            if data := self._outgoing.read():
+                self._line.sock.sendall(data)
+        return True
+
+    def _until(self, done: Callable[[], bool]) -> None:
+        while not done():
+            data = self._line.sock.recv(65536)
+            if not data:
+                return
+            self.wire += data
+            self._incoming.write(data)
+
+    def _read(self) -> None:
+        data = self._tls.read(65536)
+        if not data:
+            self.notified = True
+            raise ssl.SSLWantReadError
+        self.text += data
+
+    def say(self, data: bytes) -> None:
+        """Sends, reads to the end of a reply."""
+        before = self.text.count(b"\n")
+        self._tls.write(data)
+        self._line.sock.sendall(self._outgoing.read())
+        self._until(lambda: self._try(self._read) and self.text.count(b"\n") > before)
+
+    def read_to_the_end(self) -> None:
+        while data := self._line.sock.recv(65536):
+            self.wire += data
+            self._incoming.write(data)
+        while not self.notified and self._try(self._read):
+            pass
+
+
+@pytest.fixture
+def secure(tmp_path: Path, events: list[dict[str, Any]], certificate: Certificate) -> Iterator[Line]:
+    made = Line(tmp_path, events, tls=tls_context(str(certificate.cert), str(certificate.key)))
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("how", ["QUIT", "stopping", "too many errors"])
+def test_the_end_of_an_encrypted_session(secure: Line, certificate: Certificate, how: str) -> None:
+    """The last reply is encrypted, close_notify follows it, and nothing in clear text ever does."""
+    client = Encrypted(secure, certificate)
+    client.say(b"HELO x\r\n")
+    if how == "stopping":
+        secure.connection.stop(float("inf"))
+    elif how == "QUIT":
+        client.say(b"QUIT\r\n")
+    else:
+        client.say(b"X\r\n" * 30)
+    client.read_to_the_end()
+    assert client.text.splitlines()[-1][:3] == (b"221" if how == "QUIT" else b"421")
+    assert client.notified
+    assert b"421" not in client.wire and b"221" not in client.wire
+    secure.close()
+    assert secure.named("session.error") == []
+
+
+def test_stopping_does_not_wait_for_a_handshake(secure: Line) -> None:
+    assert secure.say(b"EHLO x\r\n").startswith(b"250")
+    assert secure.say(b"STARTTLS\r\n").startswith(b"220")
+    # Whether the handshake has begun already cannot be seen from here: ask again, as the server does.
+    wait_until(lambda: secure.connection.stop(float("inf")) or not secure.thread.is_alive(), timeout=20)
+    assert secure.named("session.error") == []
+
+
+def test_who_is_gone_needs_no_farewell(line: Line) -> None:
+    """A scanner that sends GET and closes at once is no fault of ours."""
+    line.sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+    line.close()
+    assert line.named("session.error") == []
+    assert len(line.named("session.closed")) == 1
+
+
+def test_who_talks_before_the_greeting_on_loopback(tmp_path: Path, events: list[dict[str, Any]]) -> None:
+    """A browser that was made to write to localhost does not wait for it."""
+    ours, theirs = socket.socketpair()
+    ours.sendall(b"EHLO x\r\n")
+    peer = Peer("127.0.0.1", 1, "loopback")
+    accept = Accept(Spool(str(tmp_path)), QueueStore(str(tmp_path)), "mail.dom.fr", lambda _: None)
+    Connection(theirs, peer, Session("mail.dom.fr", peer, Limits(1, 1)), Gate(lambda a, _: routes(a)), accept, lambda: 5.0, None).run()
+    assert ours.recv(1000).startswith(b"554 5.5.0")
+    ours.close()

@@ -36,6 +36,13 @@ from smtpmail.smtp.parameters import parse_parameters
         ("<a@[IPv6:2001:db8::1]>", Address("a", "[IPv6:2001:db8::1]"), ""),
         ("<δοκιμή@παράδειγμα.δοκιμή>", Address("δοκιμή", "παράδειγμα.δοκιμή"), ""),
         ("<a@_dmarc.b>", Address("a", "_dmarc.b"), ""),
+        # As real senders write them
+        ("a@b", Address("a", "b"), ""),
+        ("a@b SIZE=1", Address("a", "b"), " SIZE=1"),
+        ('"a b"@c', Address("a b", "c"), ""),
+        ("<a..b@c>", Address("a..b", "c"), ""),
+        ("<a.@c>", Address("a.", "c"), ""),
+        ("<.a@c>", Address(".a", "c"), ""),
     ],
 )
 def test_path(text: str, address: Address, rest: str) -> None:
@@ -44,8 +51,8 @@ def test_path(text: str, address: Address, rest: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "<", ">", "a@b", "<a@b", "<a>", "<@b>", "<a@>", "<a b@c>", "<a@b c>", "<a@b@c>", "<a.@b>", "<.a@b>",
-     "<a..b@c>", '<"a@b>', '<"a"b@c>', '<"a\n"@b>', "<a@b-.c>", "<a@-b>", "<a@.b>", "<a@b..c>", "<a@[1.2.3]>",
+    ["", "<", ">", "a@b>", "root", "<root>", "<a@b", "<@b>", "<a@>", "<a b@c>", "<a@b c>", "<a@b@c>", '<"a@b>',
+     '<"a"b@c>', '<"a\n"@b>', "<a@b-.c>", "<a@-b>", "<a@.b>", "<a@b..c>", "<a@[1.2.3]>",
      "<a@[IPv6:1.2.3.4]>", "<a@[tag:x]>", "<a@[]>", "<a@[192.0.2.1>", "<a\r\n@b>", "<a@b\0>", "< a@b>", "<a@b >",
      "<<a@b>>", "<a@" + "x" * 256 + ">", "<@x:>", "<postmaster@>"],
 )  # fmt: skip
@@ -54,7 +61,7 @@ def test_no_path(text: str) -> None:
         parse_path(text)
 
 
-@pytest.mark.parametrize("text", ["a@b", '"a b"@c.d', "a@[192.0.2.1]", '"\\\\"@b', "é@dom.fr"])
+@pytest.mark.parametrize("text", ["a@b", '"a b"@c.d', '"a..b"@c', "a@[192.0.2.1]", '"\\\\"@b', "é@dom.fr"])
 def test_address_is_written_as_it_is_read(text: str) -> None:
     assert parse_address(str(parse_address(text))) == parse_address(text)
 

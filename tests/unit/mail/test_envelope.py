@@ -119,4 +119,21 @@ def test_ids_are_unique_and_sorted() -> None:
 )
 def test_who_is_one_client(one: str, other: str, same: bool) -> None:
     """An IPv4 address, an IPv6 /64."""
-    assert (Peer(one, 1, "network").key == Peer(other, 2, "network").key) is same
+    assert (Peer(one, 1, "network").networks[0] == Peer(other, 2, "network").networks[0]) is same
+
+
+@pytest.mark.parametrize(
+    ("helo", "written"),
+    [
+        ("mail.example.org", "mail.example.org"),
+        ("[192.0.2.7]", "[192.0.2.7]"),
+        ("my pc", "my?pc"),
+        ("x (may be forged) by y", "x??may?be?forged??by?y"),
+        ("caf\u00e9", "caf?"),
+        ("a\nReceived: b;", "a?Received:?b?"),
+    ],
+)
+def test_a_name_makes_no_field_and_no_comment(helo: str, written: str) -> None:
+    made = envelope(BOB)
+    made.helo = helo
+    assert fields.received(made, "mail.dom.fr", 0).startswith(f"Received: from {written} ([192.0.2.7])\n")
