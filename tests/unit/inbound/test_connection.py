@@ -268,6 +268,14 @@ def test_who_talks_before_the_greeting_on_loopback(tmp_path: Path, events: list[
     ours.sendall(b"EHLO x\r\n")
     peer = Peer("127.0.0.1", 1, "loopback")
     accept = Accept(Spool(str(tmp_path)), QueueStore(str(tmp_path)), "mail.dom.fr", lambda _: None)
-    Connection(theirs, peer, Session("mail.dom.fr", peer, Limits(1, 1)), Gate(lambda a, _: routes(a)), accept, lambda: 5.0, None).run()
+    Connection(
+        theirs,
+        peer,
+        Session("mail.dom.fr", peer, Limits(1, 1)),
+        Gate(lambda a, _: routes(a)),
+        accept,
+        lambda: 5.0,
+        None,
+    ).run()
     assert ours.recv(1000).startswith(b"554 5.5.0")
     ours.close()
