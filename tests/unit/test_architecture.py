@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,7 @@ def room_of(module: str) -> str:
     return (module + "..").split(".")[1]
 
 
+@cache
 def imports() -> list[tuple[str, str, str]]:
     """(room, module imported, place) of all imports of the project's own modules, late ones too."""
     found = []
@@ -86,7 +88,7 @@ def test_modules_stay_small(path: Path) -> None:
         "smtp/session.py": 720,
         "imap/session.py": 500,
         "outbound/client.py": 500,
-        "outbound/runner.py": 500,
+        "outbound/runner.py": 560,
         "admin/trace.py": 450,
         "spool/journal.py": 420,
     }

@@ -6,6 +6,7 @@ import ast
 import json
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ def page(name: str) -> str:
     return (DOCS / name).read_text()
 
 
+@cache
 def logged_events() -> dict[Event, set[str]]:
     """Each event of the source, with the names of its fields."""
     events: dict[Event, set[str]] = {}
@@ -67,6 +69,7 @@ def keys_of(function: ast.FunctionDef, variable: ast.expr) -> Iterator[str]:
                 yield from (key.value for key in keys if isinstance(key, ast.Constant))
 
 
+@cache
 def documented_events() -> dict[Event, set[str]]:
     """Each row of the tables of events, with all words in code that stand among its fields."""
     rows = re.findall(r"^\| `([a-z_]+\.[a-z_]+)` \| (\w+) \|(.*?)\| .* \|$", page("formats.md"), re.MULTILINE)
