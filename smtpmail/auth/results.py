@@ -90,7 +90,10 @@ def without_forged(header: bytes, authserv_id: str) -> bytes:
         return header
     ours = a_labels(authserv_id) or authserv_id.lower()
     kept = []
-    for field in split_header(header):
+    fields = split_header(header)
+    if not fields[0].name:
+        return header  # text whose first line is no field is stored as a body
+    for field in fields:
         if field.name == NAME:
             claimed = _authserv_id(unfolded(field.value))
             if claimed is None or (a_labels(claimed) or claimed.lower()) == ours:

@@ -102,6 +102,7 @@ def test_forged_fields_are_removed(forged: bytes) -> None:
         b"X-Authentication-Results: mx.dom.fr; none\n",
         b"Subject: Authentication-Results: mx.dom.fr\n",
         b"From: a@b\n\tAuthentication-Results: mx.dom.fr\n",
+        b"plain text\nAuthentication-Results: mx.dom.fr; none\n",
     ],
 )
 def test_other_fields_stay(kept: bytes) -> None:
