@@ -170,6 +170,8 @@ def _check_stored(envelope: Envelope) -> None:
 
 def _users_changed(count: int, complaints: list[str]) -> None:
     log.info("users.read", count=count)
+    if not count:
+        log.error("users.empty", hint="recipients get 451 until the file names a user")
     for complaint in complaints:
         log.warning("users.line_ignored", complaint=complaint)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import stat
 
@@ -16,6 +17,13 @@ class FileUnusable(Exception):
 def signature(status: os.stat_result) -> Signature:
     """Equal for two looks at a file that has not changed between them."""
     return (status.st_mtime_ns, status.st_size, status.st_ino, status.st_ctime_ns)
+
+
+def decode(data: bytes) -> str:
+    """Text as editors of other systems write it, too: with a byte order mark, in UTF-16. Raises UnicodeDecodeError."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16")
+    return data.decode("utf-8-sig")
 
 
 def read_text(path: str, limit: int, folder: int | None = None) -> tuple[str, Signature]:
@@ -39,7 +47,7 @@ def read_text(path: str, limit: int, folder: int | None = None) -> tuple[str, Si
     if len(data) > limit:
         raise FileUnusable(f"it is larger than {limit} octets")
     try:
-        text = data.decode()
+        text = decode(data)
     except UnicodeDecodeError:
         raise FileUnusable("it is not UTF-8") from None
     if "\0" in text:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
-import stat
 import threading
+import unicodedata
 from collections.abc import Callable
 
 from smtpmail.mail.address import MAX_LOCAL_PART
+from smtpmail.users.files import FileUnusable, read_text, signature
 
 POSTMASTER = "postmaster"
 
 
+MAX_FILE = 16 * 1024**2
+"""Octets of the file of users."""
+
+
 class UsersUnreadable(Exception):
-    """The file of users can't be read at the moment."""
+    """The file of users can't be read at the moment, or names nobody."""
 
 
 def user_of(local_part: str) -> str | None:
@@ -21,12 +26,11 @@ def user_of(local_part: str) -> str | None:
 
     The name becomes a folder in the spool. So it must be no path: nothing that leaves the spool or hides in it.
     """
-    if len(local_part.encode(errors="surrogatepass")) > MAX_LOCAL_PART:
-        return None
-    user = local_part.lower().partition("+")[0]
+    # Composed and decomposed letters are one name: NFC, also of what lower() makes.
+    user = unicodedata.normalize("NFC", unicodedata.normalize("NFC", local_part.partition("+")[0]).lower())
     if not user or user.startswith(".") or "/" in user or not user.isprintable():
         return None
-    # lower() may lengthen a name (U+0130).
+    # The limit is that of the name alone (a detail may be longer), and of its last form: lower() may lengthen it.
     return user if len(user.encode(errors="surrogatepass")) <= MAX_LOCAL_PART else None
 
 
@@ -70,7 +74,12 @@ class Users:
         users, first = self._read(self._path)
         if user in users:
             return user
-        return (first or POSTMASTER) if user == POSTMASTER else None
+        if user == POSTMASTER:
+            return first or POSTMASTER
+        if not users:
+            # Emptied by a mistake, or about to be written: refused for good, all mail would be lost.
+            raise UsersUnreadable(f"{self._path} names nobody")
+        return None
 
     def reload(self) -> None:
         """Reads the file even if it looks unchanged. Raises UsersUnreadable."""
@@ -81,16 +90,13 @@ class Users:
 
     def _read(self, path: str) -> tuple[frozenset[str], str | None]:
         try:
-            status = os.stat(path)
-            seen = (status.st_mtime_ns, status.st_size, status.st_ino, status.st_ctime_ns)
+            seen = signature(os.stat(path))
             with self._lock:
                 if self._users is None or seen != self._seen:
-                    if not stat.S_ISREG(status.st_mode):
-                        raise UsersUnreadable(f"{path} is not a file")
-                    with open(path, encoding="utf-8") as file:
-                        users, complaints = parse_users(file.read())
+                    text, seen = read_text(path, MAX_FILE)
+                    users, complaints = parse_users(text)
                     self._users, self._first, self._seen = frozenset(users), next(iter(users), None), seen
                     self._on_change(len(users), complaints)
                 return self._users, self._first
-        except (OSError, ValueError) as error:
+        except (OSError, FileUnusable) as error:
             raise UsersUnreadable(f"{path}: {error}") from error

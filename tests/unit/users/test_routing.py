@@ -66,6 +66,8 @@ def way(asked: Router, address: Address) -> Route | Reply:
         ("bob\x7f", None),
         ("\u202ebob", None),
         ("x" * 65, None),
+        ("x" * 64 + "+" + "y" * 200, "x" * 64),
+        ("e\u0301loi\u0308se", "\u00e9lo\u00efse"),
         ("é" * 33, None),
         ("İ" * 32, None),
     ],
@@ -158,6 +160,8 @@ def test_postmaster_of_an_empty_file(file: Path) -> None:
     file.write_text("# nobody yet\n")
     users = router(users_of(file))
     assert way(users, Address("postmaster", "dom.fr")) == Local("postmaster")
+    assert way(users, Address("bob", "dom.fr")) == replies.USERS_UNREADABLE
+    file.write_text("carol\n")
     assert way(users, Address("bob", "dom.fr")) == replies.NO_SUCH_USER
 
 
@@ -347,3 +351,20 @@ def test_one_key_for_all(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [".srs-key", "aliases", "spool", "users"]
     with pytest.raises(SRSError):
         second.forwarding.reverse(rewritten.local)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_files_as_editors_of_other_systems_write_them(file: Path, encoding: str, end: str) -> None:
+    """A byte order mark, UTF-16, other line ends: no user is lost, the first one neither."""
+    mark = "\ufeff" if encoding == "utf-16-le" else ""
+    file.write_bytes((mark + end.join(["bob", "\u00e9lo\u00efse", "carol", ""])).encode(encoding))
+    routes = router(users_of(file))
+    for user in ("bob", "\u00e9lo\u00efse", "carol"):
+        assert way(routes, Address(user, "dom.fr")) == Local(user)
+
+
+def test_a_fifo_for_a_file_holds_nobody(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+    assert way(router(users_of(file)), Address("bob", "dom.fr")) == replies.USERS_UNREADABLE
