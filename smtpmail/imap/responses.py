@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import calendar
 import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+from smtpmail.imap.scanner import MONTHS
 
 _PLAIN = re.compile(rb'[^"\\\r\n\x00\x80-\xff]{0,1000}')
 _PLAIN_UTF8 = re.compile(rb'[^"\\\r\n\x00]{0,1000}')
@@ -97,6 +98,6 @@ def internal_date(seconds: float) -> bytes:
     seconds = min(max(int(seconds), 0), 253402300799)
     moment = time.gmtime(seconds)
     return b'"%2d-%s-%04d %02d:%02d:%02d +0000"' % (
-        moment.tm_mday, calendar.month_abbr[moment.tm_mon].encode(), moment.tm_year,
+        moment.tm_mday, MONTHS[moment.tm_mon - 1], moment.tm_year,
         moment.tm_hour, moment.tm_min, moment.tm_sec,
     )  # fmt: skip

@@ -25,8 +25,10 @@ _SEQUENCE = re.compile(rb"[\d:,*]+")
 _FLAG = re.compile(rb'\\?[^\x00-\x20\x7f-\xff(){%*"\\\]]+')
 _DATE = re.compile(rb"(\d{1,2})-([A-Za-z]{3})-(\d{4})")
 _DATE_TIME = re.compile(rb"([ \d]\d)-([A-Za-z]{3})-(\d{4}) (\d\d):(\d\d):(\d\d) ([+-])(\d\d)(\d\d)")
-_MONTHS = {name.upper().encode(): n for n, name in enumerate(calendar.month_abbr) if name}
-assert len(_MONTHS) == 12
+MONTHS = (b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec")
+"""Those of the protocol, whatever the language of this process."""
+
+_NUMBER_OF_MONTH = {name.upper(): number for number, name in enumerate(MONTHS, 1)}
 
 T = TypeVar("T")
 
@@ -252,7 +254,7 @@ class Scanner:
 
 
 def _days(year: int, month_name: bytes, day: int) -> int:
-    month = _MONTHS.get(month_name.upper(), 0)
+    month = _NUMBER_OF_MONTH.get(month_name.upper(), 0)
     if not month or year < 1 or not 1 <= day <= calendar.monthrange(year, month)[1]:
         raise BadSyntax("there is no such date")
     return calendar.timegm((year, month, day, 0, 0, 0)) // 86400
