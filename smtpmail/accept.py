@@ -120,6 +120,11 @@ class Incoming:
         self._eightbit = False
         self._inspection = accept.inspector.inspection(envelope) if accept.inspector else None
 
+    @property
+    def head(self) -> bytes:
+        """The header of the content, as far as it has come."""
+        return self._head.head
+
     def write(self, data: bytes) -> None:
         """Takes the next piece of the content (LF line ends). Raises OSError, Refusal."""
         self._eightbit = self._eightbit or not data.isascii()

@@ -22,7 +22,7 @@ from smtpmail import __version__, systemd, wiring
 from smtpmail.inbound.accounts import Rates
 from smtpmail.inbound.admission import Admission, SharedCounts
 from smtpmail.inbound.front import STOP_SECONDS, Front
-from smtpmail.inbound.sockets import SMTP_KINDS, open_sockets, receives
+from smtpmail.inbound.sockets import IMAP_KINDS, open_sockets, receives
 from smtpmail.inbound.workers import STACK_SIZE
 from smtpmail.log import log
 from smtpmail.mail.queued import Item
@@ -76,8 +76,8 @@ class Server:
         except QueueError as error:
             raise ConfigError(f"--queue: {error}") from None
         opened = open_sockets(config)
-        sockets = [(kind, sock) for kind, sock in opened if kind in SMTP_KINDS]
-        door_sockets = [(kind, sock) for kind, sock in opened if kind not in SMTP_KINDS]
+        sockets = [(kind, sock) for kind, sock in opened if kind not in IMAP_KINDS]
+        door_sockets = [(kind, sock) for kind, sock in opened if kind in IMAP_KINDS]
         if self._account is not None:
             privileges.become(self._account)
         elif not os.geteuid():
@@ -140,6 +140,7 @@ class Server:
             account=os.geteuid(),
             loopback=[x.address for x in front.listeners if x.kind == "loopback"],
             network=[x.address for x in front.listeners if x.kind == "network"],
+            submission=[x.address for x in front.listeners if x.kind == "submission"],
             imap=[x.address for x in doors.listeners] if doors else [],
             pid=os.getpid(),
             processes=processes,
@@ -208,7 +209,8 @@ class Server:
             os._exit(0)
 
     def _front(self, system: MailSystem, sockets: Sequence[tuple[str, socket.socket]], admission: Admission) -> Front:
-        return Front(self._config, sockets, admission, system.accept, system.gates(self._rates))
+        submitters = system.submitter if self._config.devices else None
+        return Front(self._config, sockets, admission, system.accept, system.gates(self._rates), submitters)
 
     # -- the other processes
 

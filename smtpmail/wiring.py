@@ -45,7 +45,8 @@ from smtpmail.users.users import Users, UsersUnreadable
 if TYPE_CHECKING:
     from smtpmail.inbound.admission import Admission
     from smtpmail.inbound.doors import Doors
-    from smtpmail.inbound.guard import Gatekeeper
+    from smtpmail.inbound.guard import Gatekeeper, Submitter
+    from smtpmail.mail.envelope import Peer
     from smtpmail.metrics.service import Service
 
 
@@ -68,12 +69,12 @@ class MailSystem:
             kind: Router(
                 is_local,
                 self.users,
-                may_relay=kind == "loopback",
+                may_relay=kind != "network",
                 aliases=self.aliases,
                 forwarding=forwarding,
                 own=partial(own_of, config),
             )
-            for kind in ("loopback", "network")
+            for kind in ("loopback", "network", "submission")
         }
         self._queued = queued
         self.inspector = inspector(config)
@@ -98,6 +99,13 @@ class MailSystem:
         from smtpmail.users.devices import Devices  # noqa: PLC0415
 
         return Gatekeeper(Devices(self.config.devices), self.config.domains, exists=self.is_user)
+
+    def submitter(self, peer: Peer) -> Submitter:
+        """Who decides as whom a client of the submission port may send."""
+        from smtpmail.inbound.guard import Submitter  # noqa: PLC0415
+
+        assert self.gatekeeper is not None
+        return Submitter(self.gatekeeper, peer, self.routers["loopback"].routes)
 
     def is_user(self, name: str) -> bool:
         """Whether there is a user of this name, with a mailbox of their own."""

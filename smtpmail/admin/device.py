@@ -50,7 +50,7 @@ def add(ctx: click.Context, user: str, name: str, profile: str | None) -> None:
     except DeviceError as error:
         fail(f"device add: {error}")
     address = f"{mail_user}@{config.domains[0]}"
-    imap, submission = _port(config.imap_listen, IMAP_PORT), SUBMISSION_PORT
+    imap, submission = _port(config.imap_listen, IMAP_PORT), _port(config.submission_listen, SUBMISSION_PORT)
     if profile:
         from smtpmail.admin.profile import write_profile  # noqa: PLC0415
 

@@ -33,9 +33,9 @@ from smtpmail.imap.framing import (
     Pending,
 )
 from smtpmail.imap.responses import Outcome, bad, no, ok
-from smtpmail.imap.sasl import MECHANISMS, Aborted, Exchange, NotAllowed
 from smtpmail.imap.scanner import BadSyntax, Scanner
 from smtpmail.imap.search_keys import UnknownCharset
+from smtpmail.mail.sasl import MECHANISMS, Aborted, Exchange, NotAllowed
 
 MAX_ERRORS = 50
 """BAD commands in a row before the connection is closed."""

@@ -10,6 +10,7 @@ import ssl
 import struct
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from smtpmail.accept import Accept, Incoming, log_refused, reply_to
 from smtpmail.inbound.deadline import Deadline
@@ -20,6 +21,7 @@ from smtpmail.smtp import replies
 from smtpmail.smtp.actions import (
     Abort,
     Action,
+    Authenticate,
     Begin,
     CheckSender,
     Close,
@@ -33,6 +35,9 @@ from smtpmail.smtp.actions import (
 )
 from smtpmail.smtp.replies import Refusal
 from smtpmail.smtp.session import Session
+
+if TYPE_CHECKING:
+    from smtpmail.inbound.guard import Submitter
 
 RECEIVE_SIZE = 64 * 1024
 
@@ -54,7 +59,10 @@ def set_timeouts(sock: socket.socket, seconds: float) -> None:
 
 
 class Connection:
-    """Serves one client in the thread that calls `run`. `patience` tells the timeout as it is now, in seconds."""
+    """Serves one client in the thread that calls `run`. `patience` tells the timeout as it is now, in seconds.
+
+    With a `submitter`, TLS begins at once, and mail is taken from who has logged in, as themselves.
+    """
 
     def __init__(
         self,
@@ -65,6 +73,7 @@ class Connection:
         accept: Accept,
         patience: Callable[[], float],
         tls_context: Callable[[], ssl.SSLContext] | None,
+        submitter: Submitter | None = None,
     ) -> None:
         self._sock = sock
         self._peer = peer
@@ -73,6 +82,7 @@ class Connection:
         self._accept = accept
         self._patience = patience
         self._tls_context = tls_context
+        self._submitter = submitter
         self._deadline = Deadline(session.max_size, time.monotonic())
         self._wait_set = 0.0
         self._incoming: Incoming | None = None
@@ -126,6 +136,8 @@ class Connection:
 
     def _converse(self) -> str:
         session = self._session
+        if self._submitter is not None:
+            self._start_tls()
         if self._peer.listener == "loopback" and self._has_input():
             session.talked_early()
         while True:
@@ -261,12 +273,21 @@ class Connection:
                 self._commit(size)
             case CheckSender(envelope):
                 try:
+                    if self._submitter is not None and not self._submitter.may_send_as(envelope.sender):
+                        log_refused(envelope, replies.NOT_YOUR_ADDRESS)
+                        raise Refusal(replies.NOT_YOUR_ADDRESS)
                     self._accept.check_room(envelope.size or 0)
                     self._gate.check_sender(envelope)
                 except Refusal as refusal:
                     session.sender_refused(refusal.reply)
                 else:
                     session.sender_accepted()
+            case Authenticate(name, password):
+                user = self._submitter.log_in(name, password) if self._submitter is not None else None
+                if user is None:
+                    session.not_authenticated()
+                else:
+                    session.authenticated(user)
             case FindRoutes(envelope, address):
                 try:
                     routes = self._gate.routes(envelope, address)
@@ -312,6 +333,8 @@ class Connection:
         incoming, message = self._incoming, self._message
         assert incoming is not None and message is not None
         try:
+            if self._submitter is not None and not self._submitter.may_have_written(incoming.head):
+                raise Refusal(replies.NOT_YOUR_FROM)
             incoming.commit(size)
         except Refusal as refusal:
             self._refuse_message(refusal.reply)
@@ -345,7 +368,8 @@ class Connection:
     def _start_tls(self) -> None:
         """Raises ConnectionError when the handshake fails."""
         assert self._tls_context is not None
-        self._sock.sendall(self._session.take_output())
+        if self._submitter is None:
+            self._sock.sendall(self._session.take_output())
         self._wait_set = min(self._patience(), HANDSHAKE_SECONDS)
         try:
             # First the socket, then the handshake: `stop` must find it.

@@ -14,6 +14,7 @@ from smtpmail.settings.config import Config
 from smtpmail.settings.values import ConfigError
 
 IMAP_PORT = 993
+SUBMISSION_PORT = 465
 BACKLOG = 512
 
 
@@ -25,7 +26,10 @@ def open_doors(config: Config, activated: Collection[str]) -> list[tuple[str, so
     sockets: list[tuple[str, socket.socket]] = []
     if config.imap_socket and "imap-socket" not in activated:
         sockets.append(("imap-socket", _unix_socket(config.imap_socket)))
-    for kind, endpoints, port in (("imap", config.imap_listen, IMAP_PORT),):
+    for kind, endpoints, port in (
+        ("imap", config.imap_listen, IMAP_PORT),
+        ("submission", config.submission_listen, SUBMISSION_PORT),
+    ):
         if kind not in activated:
             for endpoint in endpoints:
                 sock = listen(endpoint, port, by_default=False, shared=False)

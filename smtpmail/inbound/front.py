@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from smtpmail.accept import Accept
 from smtpmail.inbound.accounts import Peers
@@ -22,6 +23,9 @@ from smtpmail.mail.envelope import Peer
 from smtpmail.settings.config import Config
 from smtpmail.settings.values import ConfigError
 from smtpmail.smtp.session import Limits, Session
+
+if TYPE_CHECKING:
+    from smtpmail.inbound.guard import Submitter
 
 STOP_SECONDS = 30.0
 """Seconds that a session in the middle of a message may go on after a signal to stop."""
@@ -37,12 +41,14 @@ class Front:
         admission: Admission,
         accept: Accept,
         gates: Mapping[str, Gate],
+        submitters: Callable[[Peer], Submitter] | None = None,
     ) -> None:
         self._config = config
         self._accept = accept
         self._admission = admission
         self._gates = gates
         self._peers = Peers()
+        self._submitters = submitters
         self._limits = Limits(config.max_size, config.max_recipients)
         self._tls = config.tls_context() if config.tls_cert else None
         self._connections: set[Connection] = set()
@@ -86,13 +92,21 @@ class Front:
 
     def _serve(self, sock: socket.socket, peer: Peer) -> None:
         config = self._config
+        submitter = self._submitter(peer)
         offer_tls = self._tls is not None
         origin = None
         if peer.listener == "loopback":
             peer = replace(peer, uid=self._peers.uid(sock))
             # Programs of this host may leave the domain out.
             origin = config.origin
-        session = Session(config.hostname, peer, self._limits, offer_tls=offer_tls, origin=origin)
+        session = Session(
+            config.hostname,
+            peer,
+            self._limits,
+            offer_tls=offer_tls,
+            origin=origin,
+            authenticates=submitter is not None,
+        )
         tls_context = self._tls_context if offer_tls else None
         connection = Connection(
             sock,
@@ -102,6 +116,7 @@ class Front:
             self._accept,
             partial(self._admission.patience, peer),
             tls_context,
+            submitter,
         )
         with self._connections_lock:
             self._connections.add(connection)
@@ -112,6 +127,13 @@ class Front:
         finally:
             with self._connections_lock:
                 self._connections.discard(connection)
+
+    def _submitter(self, peer: Peer) -> Submitter | None:
+        """Who decides about a client that sends from afar; None for all others."""
+        if peer.listener != "submission":
+            return None
+        assert self._submitters is not None
+        return self._submitters(peer)
 
     def _tls_context(self) -> ssl.SSLContext:
         assert self._tls is not None

@@ -10,9 +10,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from smtpmail.imap.header import Header
 from smtpmail.log import log
-from smtpmail.mail.address import AddressSyntaxError, normal_domain
+from smtpmail.mail.address import Address, AddressSyntaxError, normal_domain
 from smtpmail.mail.envelope import Peer
+from smtpmail.mail.mailbox_list import find_addresses
+from smtpmail.mail.route import Local, Route
+from smtpmail.smtp.replies import Refusal
 from smtpmail.users.devices import Device, DeviceError, Devices
 from smtpmail.users.users import user_of
 
@@ -119,6 +123,13 @@ class Gatekeeper:
         log.info("login.succeeded", client=peer.name, door=peer.listener, user=user, device=device.device)
         return device
 
+    def names(self, address: Address, user: str) -> bool:
+        """Whether the address is the user's own name, with or without a detail, wherever their mail goes on to."""
+        try:
+            return normal_domain(address.domain) in self._domains and user_of(address.local) == user
+        except AddressSyntaxError:
+            return False
+
     def _user(self, name: str) -> str | None:
         """The user that a login names: `bob` or `bob@dom.fr`."""
         local, at, domain = name.strip().rpartition("@")
@@ -131,6 +142,43 @@ class Gatekeeper:
         else:
             local = domain
         return None if "+" in local else user_of(local)
+
+
+class Submitter:
+    """Who sends through one connection, and as whom. `routes` finds the ways of mail for an address (Refusal: none)."""
+
+    def __init__(self, gatekeeper: Gatekeeper, peer: Peer, routes: Callable[[Address], tuple[Route, ...]]) -> None:
+        self._gatekeeper = gatekeeper
+        self._peer = peer
+        self._routes = routes
+        self._device: Device | None = None
+
+    def log_in(self, name: str, password: str) -> str | None:
+        """The user whose password it is."""
+        self._device = self._gatekeeper.log_in(name, password, self._peer)
+        return self._device.user if self._device is not None else None
+
+    def may_send_as(self, address: Address) -> bool:
+        """Whether mail for the address comes to the user: then it may come from there, too. The null sender may."""
+        device = self._device
+        if device is None or not self._gatekeeper.devices.has(device):
+            return False
+        if address.is_null or self._gatekeeper.names(address, device.user):
+            return True
+        try:
+            routes = self._routes(address)
+        except Refusal:
+            return False
+        return any(isinstance(route, Local) and route.user == device.user for route in routes)
+
+    def may_have_written(self, head: bytes) -> bool:
+        """Whether all addresses in From are the user's."""
+        for value in Header(head).all(b"from"):
+            for found in find_addresses(value.decode("utf-8", "replace")):
+                local, at, domain = found.text.rpartition("@")
+                if not at or not self.may_send_as(Address(local, domain)):
+                    return False
+        return True
 
 
 def _shown(name: str) -> str:

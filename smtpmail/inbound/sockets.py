@@ -18,7 +18,8 @@ from smtpmail.settings.values import ConfigError, Endpoint
 BACKLOG = 512
 
 SMTP_KINDS = ("loopback", "network")
-DOOR_KINDS = ("imap", "imap-socket")
+IMAP_KINDS = ("imap", "imap-socket")
+DOOR_KINDS = (*IMAP_KINDS, "submission")
 """Names of the sockets of those who read and send from afar."""
 
 
@@ -37,7 +38,7 @@ def open_sockets(config: Config) -> list[tuple[str, socket.socket]]:
         _check_activated(kind, sock)
         prepare(sock, config.timeout)
     doors = [(kind, sock) for kind, sock in sockets if kind in DOOR_KINDS]
-    if config.imap_socket or config.imap_listen:
+    if config.imap_socket or config.imap_listen or config.submission_listen:
         # Most servers do without.
         from smtpmail.inbound.door_sockets import open_doors  # noqa: PLC0415
 

@@ -89,6 +89,8 @@ class Envelope:
     """FULL or HDRS (RFC 3461 4.3)."""
     envid: str | None = None
     """As given: xtext (RFC 3461 4.4)."""
+    user: str | None = None
+    """Who has sent it, known by a password (RFC 4954)."""
     bounce_of: str | None = None
     """The id of the message that this one reports about."""
     recipients: list[Recipient] = field(default_factory=list)

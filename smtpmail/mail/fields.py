@@ -19,11 +19,10 @@ def date(second: int) -> str:
 
 def protocol(envelope: Envelope) -> str:
     """The word behind `with` (RFC 3848, RFC 6531 4.3)."""
-    if envelope.smtputf8:
-        return "UTF8SMTPS" if envelope.tls else "UTF8SMTP"
-    if not envelope.esmtp:
+    if not (envelope.esmtp or envelope.smtputf8):
         return "SMTP"
-    return "ESMTPS" if envelope.tls else "ESMTP"
+    word = "UTF8SMTP" if envelope.smtputf8 else "ESMTP"
+    return word + "S" * bool(envelope.tls) + "A" * bool(envelope.user)
 
 
 def harmless(name: str) -> str:

@@ -103,6 +103,11 @@ class Config:
         help="Address where devices read mail over IMAP, with TLS at once and their passwords; repeatable. "
         "The port is 993 unless given.",
     )  # fmt: skip
+    submission_listen: tuple[Endpoint, ...] = setting(
+        "--submission-listen", metavar="ADDR[:PORT]", read=read_address, repeatable=True, group="Reading",
+        help="Address where devices send mail, with TLS at once and their passwords; repeatable. "
+        "The port is 465 unless given.",
+    )  # fmt: skip
     devices: str | None = setting(
         "--devices", metavar="FILE", read=read_path, group="Reading",
         help="The devices and their passwords; smtpmail device changes it.",

@@ -141,11 +141,14 @@ def _folders(config: Config) -> Iterator[Finding]:
 
 
 def _doors(config: Config) -> Iterator[Finding]:
-    if config.imap_listen:
-        if not config.tls_cert:
-            raise ConfigError("--imap-listen: passwords travel by TLS only: give --tls-cert")
-        if not config.devices:
-            raise ConfigError("--imap-listen: nobody could log in: give --devices")
+    for option, endpoints in (
+        ("--imap-listen", config.imap_listen),
+        ("--submission-listen", config.submission_listen),
+    ):
+        if endpoints and not config.tls_cert:
+            raise ConfigError(f"{option}: passwords travel by TLS only: give --tls-cert")
+        if endpoints and not config.devices:
+            raise ConfigError(f"{option}: nobody could log in: give --devices")
     if config.imap_socket:
         folder = os.path.dirname(os.path.abspath(config.imap_socket))
         if not os.path.isdir(folder):

@@ -23,6 +23,14 @@ class CheckSender(Action):
 
 
 @dataclass(frozen=True, slots=True)
+class Authenticate(Action):
+    """Whether the password is right. Answered by `authenticated` or `not_authenticated`."""
+
+    user: str
+    password: str
+
+
+@dataclass(frozen=True, slots=True)
 class FindRoutes(Action):
     """RCPT was understood: where its mail goes. Answered by `recipient_accepted` or `recipient_refused`."""
 

@@ -28,8 +28,13 @@ def parse_parameters(text: str) -> dict[str, str | None]:
     return parameters
 
 
-def mail_parameters(envelope: Envelope, parameters: dict[str, str | None], *, dsn: bool) -> None:
-    """Puts the parameters of MAIL into the envelope; `dsn`: whether those of RFC 3461 are known. Raises Refusal."""
+def mail_parameters(
+    envelope: Envelope, parameters: dict[str, str | None], *, dsn: bool, authenticates: bool = False
+) -> None:
+    """Puts the parameters of MAIL into the envelope. Raises Refusal.
+
+    `dsn`: whether those of RFC 3461 are known; `authenticates`: whether that of RFC 4954.
+    """
     for name, value in parameters.items():
         match name:
             case "SIZE":
@@ -58,6 +63,8 @@ def mail_parameters(envelope: Envelope, parameters: dict[str, str | None], *, ds
                 if value is None or len(value) > 100 or not is_xtext(value):
                     raise _bad(name, "it must be xtext of at most 100 characters")
                 envelope.envid = value
+            case "AUTH" if authenticates:
+                pass  # who sends is known by the password (RFC 4954 5)
             case _:
                 raise Refusal(replies.unknown_parameter(name))
 

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from smtpmail.mail.address import NULL_PATH, Address, AddressSyntaxError, parse_path
 from smtpmail.mail.envelope import Envelope, Peer, Recipient
 from smtpmail.mail.route import Route
+from smtpmail.mail.sasl import MECHANISMS, Aborted, Exchange, NotAllowed
 from smtpmail.smtp import replies
 from smtpmail.smtp.actions import (
     CLOSE,
     START_TLS,
     Abort,
     Action,
+    Authenticate,
     Begin,
     CheckSender,
     Commit,
@@ -51,7 +53,7 @@ MAX_IDLE_COMMANDS = 100
 
 HTTP_VERBS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PRI", "PUT", "TRACE"})
 NOT_IMPLEMENTED_VERBS = frozenset(
-    {"ATRN", "AUTH", "BURL", "ETRN", "EXPN", "SAML", "SEND", "SOML", "TURN", "XCLIENT", "XFORWARD"}
+    {"ATRN", "BURL", "ETRN", "EXPN", "SAML", "SEND", "SOML", "TURN", "XCLIENT", "XFORWARD"}
 )
 
 
@@ -72,6 +74,8 @@ class State(enum.Enum):
     """Between two chunks."""
     CHUNK = enum.auto()
     """Reading the octets of a chunk."""
+    AUTH = enum.auto()
+    """In the middle of logging in."""
     CLOSED = enum.auto()
     """Nothing more is read."""
 
@@ -96,6 +100,7 @@ class Session:
         *,
         offer_tls: bool = False,
         origin: str | None = None,
+        authenticates: bool = False,
     ) -> None:
         self._hostname = hostname
         self._peer = peer
@@ -103,6 +108,10 @@ class Session:
         self._offer_tls = offer_tls
         self._origin = origin
         self._tls: str | None = None
+        self._authenticates = authenticates
+        self._sasl: Exchange | None = None
+        self.user: str | None = None
+        """Who has logged in; without, a session that `authenticates` takes no mail."""
         self._trusted = peer.listener == "loopback"
         self._spoken = False
         """Whether a command has come."""
@@ -145,6 +154,8 @@ class Session:
                 return None
             if state is State.DATA:
                 progress = self._read_data()
+            elif state is State.AUTH:
+                progress = self._read_response()
             elif state is State.CHUNK:
                 progress = self._read_chunk()
             else:
@@ -172,6 +183,15 @@ class Session:
         self._output.clear()
         self._hello_unsent = False
         return output
+
+    def authenticated(self, user: str) -> None:
+        """An answer to Authenticate."""
+        self.user = user
+        self._send(replies.AUTHENTICATED)
+
+    def not_authenticated(self) -> None:
+        """An answer to Authenticate."""
+        self._error(replies.AUTHENTICATION_FAILED)
 
     def sender_accepted(self) -> None:
         """An answer to CheckSender."""
@@ -401,7 +421,8 @@ class Session:
             "ENHANCEDSTATUSCODES",
             "CHUNKING",
             # Asked for by a stranger, a report of success would be written to whomever they name as sender.
-            *(["DSN"] if self._trusted else []),
+            *(["DSN"] if self._trusted or self._authenticates else []),
+            *(["AUTH " + " ".join(MECHANISMS)] if self._authenticates and not self.user else []),
             f"LIMITS RCPTMAX={self._limits.max_recipients}",
             "HELP",
         ]
@@ -424,9 +445,58 @@ class Session:
         self._send(replies.READY_FOR_TLS)
         self._actions.append(START_TLS)
 
+    def do_auth(self, argument: str) -> None:
+        if not self._authenticates:
+            raise Refusal(replies.NOT_IMPLEMENTED)
+        if self.state is not State.READY:
+            raise Refusal(replies.NEED_HELO if self.state is State.CONNECTED else replies.NESTED_MAIL)
+        if self.user:
+            raise Refusal(replies.AUTHENTICATED_ALREADY)
+        mechanism, _, initial = argument.partition(" ")
+        if mechanism.upper() not in MECHANISMS:
+            raise Refusal(replies.UNKNOWN_MECHANISM)
+        self._sasl = Exchange(mechanism.upper())
+        if initial:
+            self._sasl.take(b"" if initial == "=" else initial.strip(" ").encode())
+        self._go_on_with_sasl()
+
+    def _read_response(self) -> bool:
+        assert self._sasl is not None
+        try:
+            line = self._lines.next_line()
+        except (LineTooLong, BareLineFeed):
+            line = b"*"
+        if line is None:
+            return False
+        self._sasl.take(line)
+        try:
+            self._go_on_with_sasl()
+        except Refusal as refusal:
+            self._error(refusal.reply)
+        return True
+
+    def _go_on_with_sasl(self) -> None:
+        """The next challenge, or the end of the exchange (RFC 4954 4). Raises Refusal."""
+        assert self._sasl is not None
+        self._enter(State.READY)
+        try:
+            challenge = self._sasl.challenge()
+            if challenge is not None:
+                self._output.append(b"334 " + challenge + b"\r\n")
+                self._enter(State.AUTH)
+                return
+            user, password = (text.decode() for text in self._sasl.credentials())
+        except (Aborted, UnicodeDecodeError):
+            raise Refusal(replies.AUTHENTICATION_ABORTED) from None
+        except NotAllowed:
+            raise Refusal(replies.AUTHENTICATION_FAILED) from None
+        self._actions.append(Authenticate(user, password))
+
     def do_mail(self, argument: str) -> None:
         if self.state is State.CONNECTED:
             raise Refusal(replies.NEED_HELO)
+        if self._authenticates and not self.user:
+            raise Refusal(replies.NEED_AUTHENTICATION)
         if self.state is not State.READY:
             raise Refusal(replies.NESTED_MAIL)
         usage = replies.bad_arguments("MAIL FROM:<address> [parameters]")
@@ -438,9 +508,11 @@ class Session:
                 raise AddressSyntaxError("a sender needs a domain")
         except AddressSyntaxError:
             raise Refusal(replies.BAD_SENDER_SYNTAX) from None
-        envelope = Envelope(sender, self._peer, self._helo, self._esmtp, self._tls)
+        envelope = Envelope(sender, self._peer, self._helo, self._esmtp, self._tls, user=self.user)
         if rest:
-            mail_parameters(envelope, self._parameters(rest, usage), dsn=self._trusted)
+            dsn = self._trusted or self._authenticates
+            parameters = self._parameters(rest, usage)
+            mail_parameters(envelope, parameters, dsn=dsn, authenticates=self._authenticates)
         if not sender.is_ascii and not envelope.smtputf8:
             raise Refusal(replies.NEED_SMTPUTF8)
         if envelope.size is not None and envelope.size > self._limits.max_size:
@@ -476,7 +548,7 @@ class Session:
         notify: tuple[str, ...] = ()
         orcpt = None
         if rest:
-            notify, orcpt = rcpt_parameters(self._parameters(rest, usage), dsn=self._trusted)
+            notify, orcpt = rcpt_parameters(self._parameters(rest, usage), dsn=self._trusted or self._authenticates)
         if not address.is_ascii and not envelope.smtputf8:
             raise Refusal(replies.NEED_SMTPUTF8)
         self._envelope_octets += len(argument)
@@ -575,6 +647,7 @@ class Session:
         "HELO": do_helo,
         "EHLO": do_ehlo,
         "STARTTLS": do_starttls,
+        "AUTH": do_auth,
         "MAIL": do_mail,
         "RCPT": do_rcpt,
         "DATA": do_data,

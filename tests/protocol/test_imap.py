@@ -8,6 +8,7 @@ import os
 import pwd
 import re
 import shlex
+import smtplib
 import socket
 import subprocess
 import time
@@ -474,3 +475,86 @@ def test_crash_in_the_middle_of_changes(tmp_path: Path) -> None:
                 assert {f"k{attempt}-{n}" for n in range(stored + 1)} <= flags
         highest = max(appended)
         assert deliver(Spool(str(tmp_path / "spool")), ME)[0] > highest
+
+
+# -- sending from afar
+
+
+@pytest.fixture
+def sending(servers: Servers, tmp_path: Path, certificate: Certificate) -> Server:
+    """A server that takes mail of devices."""
+    (tmp_path / "users").write_text("bob\nanna\n")
+    return servers.start(
+        *certificate.options, "--submission-listen", "127.0.0.1:0", "--devices", str(tmp_path / "devices"),
+        "--users", str(tmp_path / "users"),
+    )  # fmt: skip
+
+
+def submit(server: Server, certificate: Certificate) -> smtplib.SMTP_SSL:
+    context = certificate.client_context()
+    context.check_hostname = False
+    host, number = split_address(server.wait_event("server.started")["submission"][0])
+    return smtplib.SMTP_SSL(host, number, context=context, timeout=60)
+
+
+def test_submission(sending: Server, tmp_path: Path, certificate: Certificate) -> None:
+    """A device sends to the world and to users, as its user and nobody else."""
+    password = add_device(tmp_path, "phone")
+    with submit(sending, certificate) as client:
+        client.ehlo()
+        assert client.esmtp_features["auth"].split() == ["PLAIN", "LOGIN"]
+        assert client.docmd("MAIL FROM:<bob@dom.fr>")[0] == 530
+        with pytest.raises(smtplib.SMTPAuthenticationError):
+            client.login("bob", "wrong")
+        client.login("bob", password)
+        assert "auth" not in {line.partition(" ")[0].lower() for line in client.ehlo()[1].decode().splitlines()}
+        for sender in ("anna@dom.fr", "bob@elsewhere.example", "alice@example.org"):
+            assert client.docmd(f"MAIL FROM:<{sender}>")[0] == 553, sender
+        client.sendmail("bob+list@dom.fr", ["anna@dom.fr", "alice@example.org"], b"From: Bob <bob@dom.fr>\r\n\r\nx\r\n")
+        with pytest.raises(smtplib.SMTPDataError) as refused:
+            client.sendmail("bob@dom.fr", ["anna@dom.fr"], b"From: Anna <anna@dom.fr>\r\n\r\nx\r\n")
+        assert refused.value.smtp_code == 550
+        device(tmp_path, "remove", "bob", "phone")
+        wait_until(lambda: client.docmd("MAIL FROM:<bob@dom.fr>")[0] == 553 or client.docmd("RSET")[0] != 250)
+    received = sending.wait_event("message.received")
+    assert received["recipients"] == ["anna@dom.fr", "alice@example.org"]
+    text = (sending.spool / "anna/1").read_text()
+    assert " with ESMTPSA " in text
+    assert not (sending.spool / "anna/2").exists()
+    assert sending.wait_event("message.queued")["recipients"] == ["alice@example.org"]
+
+
+@pytest.mark.parametrize("method", ["auth_plain", "auth_login"])
+def test_ways_to_log_in(sending: Server, tmp_path: Path, certificate: Certificate, method: str) -> None:
+    password = add_device(tmp_path, "phone")
+    with submit(sending, certificate) as client:
+        client.ehlo()
+        client.user, client.password = "bob@dom.fr", password
+        for initial in (False, True):
+            if initial:
+                assert client.docmd("AUTH PLAIN AAAA")[0] == 503
+            else:
+                assert (
+                    client.auth(
+                        method.removeprefix("auth_").upper(), getattr(client, method), initial_response_ok=False
+                    )[0]
+                    == 235
+                )
+    with submit(sending, certificate) as client:
+        client.ehlo()
+        for line, code in (
+            ("AUTH", 504),
+            ("AUTH CRAM-MD5", 504),
+            ("AUTH PLAIN ====", 501),
+            ("AUTH PLAIN YQBiAGM=", 535),
+        ):
+            assert client.docmd(line)[0] == code, line
+        assert client.docmd("AUTH LOGIN")[0] == 334
+        assert client.docmd("*")[0] == 501
+        assert client.docmd("NOOP")[0] == 250
+
+
+def test_port_25_knows_no_passwords(sending: Server) -> None:
+    with sending.client() as client:
+        assert "AUTH" not in str(client.ehlo())
+        client.expect("AUTH PLAIN AGJvYgB4", 502)

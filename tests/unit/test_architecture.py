@@ -85,7 +85,7 @@ def test_imports_run_downwards() -> None:
 def test_modules_stay_small(path: Path) -> None:
     """One duty: larger ones need a reason, which stands in docs/architecture.md."""
     allowed = {
-        "smtp/session.py": 720,
+        "smtp/session.py": 760,
         "imap/session.py": 500,
         "outbound/client.py": 500,
         "outbound/runner.py": 560,
