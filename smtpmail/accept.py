@@ -188,7 +188,7 @@ class Incoming:
     def _header(self) -> bytes:
         """The message's own header, completed if a program of this host left something out. Raises Refusal."""
         accept, envelope = self._accept, self._envelope
-        if accept.origin is None or envelope.peer is None or envelope.peer.listener != "loopback":
+        if accept.origin is None or envelope.peer is None or not envelope.peer.is_ours:
             return self._head.head
         if self._head.oversized and runs_on(self._head.head):
             # A Bcc may stand in what was not looked at.

@@ -95,7 +95,7 @@ class Bouncer:
             return
         item = Item(envelope.id, self._clock(), str(envelope.sender), recipients)
         item.envid, item.requiretls = envelope.envid, envelope.requiretls
-        item.stranger = envelope.peer is not None and envelope.peer.listener != "loopback"
+        item.stranger = envelope.peer is not None and not envelope.peer.is_ours
         try:
             self.send(Kind.SUCCESS, item, recipients, accepted.header)
         except OSError as error:

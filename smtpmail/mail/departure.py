@@ -52,7 +52,7 @@ def departures(envelope: Envelope, rewrite: Callable[[Address], Address]) -> lis
 
 def _notify(envelope: Envelope, recipient: Recipient, route: Remote, sender: Address) -> tuple[str, ...]:
     """When a notification is asked for. Of a forward that fails, no stranger is told: senders are forged."""
-    from_here = envelope.peer is None or envelope.peer.listener == "loopback"
+    from_here = envelope.peer is None or envelope.peer.is_ours
     if route.forwarded and route.sender is None and (sender != envelope.sender or not from_here):
         return ("NEVER",)
     return recipient.notify

@@ -27,7 +27,7 @@ class Peer:
     address: str
     port: int
     listener: str
-    """`loopback` or `network`."""
+    """`loopback`, `network` or `submission`."""
     uid: int | None = None
     """The account of this host at the other end, where it is known."""
 
@@ -43,6 +43,11 @@ class Peer:
             return (self.address,)
         address = self.address.partition("%")[0]
         return tuple(str(ipaddress.IPv6Network((address, length), strict=False)) for length in (64, 48))
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it may send to the world: a program of this host, or a device of a user."""
+        return self.listener in ("loopback", "submission")
 
     @property
     def is_loopback(self) -> bool:

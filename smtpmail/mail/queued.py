@@ -201,7 +201,7 @@ def item_of(
     return Item(
         departure.id, now, str(departure.sender), recipients, size, envelope.body, eightbit, needs_utf8,
         envelope.requiretls, envelope.ret, envelope.envid, envelope.bounce_of,
-        stranger=envelope.peer is not None and envelope.peer.listener != "loopback",
+        stranger=envelope.peer is not None and not envelope.peer.is_ours,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-LISTENERS = ("network", "loopback", "itself")
+LISTENERS = ("network", "loopback", "submission", "itself")
 TLS = ("none", "unverified", "verified")
 REASONS = ("5.1.1", "5.7.1", "4.3.0", "4.5.3", "4.7.1", "other")
 """Enhanced status codes of refusals that have a line of their own."""
@@ -48,7 +48,7 @@ class Family:
 
 
 FAMILIES = (
-    Family("smtpmail_sessions", "counter", "Connections of clients.", (("listener", LISTENERS[:2]),)),
+    Family("smtpmail_sessions", "counter", "Connections of clients.", (("listener", LISTENERS[:3]),)),
     Family("smtpmail_sessions_ended", "counter", "Connections of clients that are over."),
     Family("smtpmail_sessions_refused", "counter", "Connections turned away: too many."),
     Family("smtpmail_session_seconds", "histogram", "How long connections lasted.", (), SESSION_SECONDS, "seconds"),
