@@ -236,7 +236,7 @@ def test_a_stale_socket_is_replaced(servers: Servers, tmp_path: Path) -> None:
     assert (tmp_path / "imap.sock").exists()
     second = servers.start(*options)
     assert UnixImap(tmp_path / "imap.sock").state == "AUTH"
-    third = servers.launch(*options)
+    third = servers.launch(*options, spool=tmp_path / "other")
     assert third.wait() == 2
     assert "another program listens" in third.other_output[0]
     assert second.stop() == 0
