@@ -128,6 +128,9 @@ def _reverse(host: MailHost, address: Address, lookup: Lookup) -> Iterator[Findi
     """Forward-confirmed reverse DNS: many servers refuse mail from an address without it."""
     names = [name.lower() for name in lookup(address.reverse_pointer + ".", "PTR")]
     advice = f"set the PTR record of {address} to {absolute(host.hostname)} at the hosting provider"
+    others = sorted({4, 6} & {other.version for other in host.addresses} - {address.version})
+    if others:
+        advice += f"; until then send with --address-family ipv{others[0]}"
     if not names:
         yield Finding("reverse", str(address), "error", "there is no PTR record", advice)
     elif absolute(host.hostname) not in names:

@@ -48,6 +48,7 @@ class Item:
     recipients: list[QueuedRecipient]
     size: int = 0
     body: str | None = None
+    """What the client declared: for people who look; what counts is `eightbit`."""
     eightbit: bool = False
     """The content has octets above 127."""
     smtputf8: bool = False

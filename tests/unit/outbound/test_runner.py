@@ -537,6 +537,21 @@ def test_who_is_told_later_is_told_after_a_restart(tmp_path: Path) -> None:
     assert b"Status: 5.1.1" in report and server.sessions == []
 
 
+def test_notifications_to_one_address_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever forges a sender does not flood them through this host; senders here are told of everything."""
+    monkeypatch.setattr("smtpmail.mail.notice_limit.BURST", 2)
+    with (
+        FaultServer({"RCPT b@one.test": say("550 no")}) as server,
+        queue(tmp_path, Hosts(to(server, "one.test", "far.test"))) as q,
+    ):
+        for _ in range(5):
+            q.submit(item("b@one.test", sender="carol@far.test"))
+            q.submit(item("b@one.test"))
+        q.wait_empty()
+        assert len(q.mailbox("alice")) == 5
+    assert [m.recipients for m in server.accepted] == [["carol@far.test"]] * 2
+
+
 # -- whose turn it is
 
 
