@@ -37,7 +37,7 @@ from smtpmail.admin.submission import (
     relay,
     status_of,
 )
-from smtpmail.mail.address import NULL_PATH, Address, AddressSyntaxError, parse_address, parse_path
+from smtpmail.mail.address import NULL_PATH, Address, AddressSyntaxError, parse_path
 from smtpmail.mail.envelope import new_id
 from smtpmail.mail.incoming_text import HeaderTooLarge, lines_of, rewrite_header
 from smtpmail.mail.mailbox_list import find_addresses
@@ -50,6 +50,9 @@ from smtpmail.settings import sources
 from smtpmail.settings.config import Config
 from smtpmail.settings.options import load_config
 from smtpmail.settings.values import ConfigError
+
+BARE = "localhost"
+"""Stands for no domain while an address is read."""
 
 MEMORY_LIMIT = 1024 * 1024
 """Octets of a message kept in memory; more goes to a file without a name."""
@@ -195,19 +198,21 @@ class Caller:
         return cls(entry.pw_name, full_name)
 
 
-def complete_address(text: str, origin: str) -> Address:
-    """An address of the command line or of a field; a bare one gets the domain. Raises AddressSyntaxError."""
+def read_address(text: str) -> Address:
+    """An address of the command line or of a field. Raises AddressSyntaxError.
+
+    A bare one stays so: which domain it gets is known to the server alone, whose settings not every account may read.
+    """
     text = text.removeprefix("\\")  # `\root`: no aliases, which is the server's business
-    try:
-        address, rest = parse_path(f"<{text}>")
-        if not rest and address.domain:
-            return address
-    except AddressSyntaxError:
-        pass
-    return parse_address(f"{text}@{origin}")
+    address, rest = parse_path(f"<{text}>", BARE)
+    if rest or not address.local:
+        raise AddressSyntaxError(f"not an address: {text!r}")
+    # One that needs quotes is seldom, and has no form without a domain.
+    is_bare = str(address) == f"{text}@{BARE}"
+    return Address(address.local, "") if is_bare else address
 
 
-def addresses_in(arguments: Sequence[str], origin: str) -> list[Address]:
+def addresses_in(arguments: Sequence[str]) -> list[Address]:
     """The recipients of a command line or of fields, each once. Raises Failed."""
     found: dict[Address, None] = {}
     for argument in arguments:
@@ -216,17 +221,17 @@ def addresses_in(arguments: Sequence[str], origin: str) -> list[Address]:
             raise Failed(EX_DATAERR, f"{argument!r} is no address")
         for text in texts:
             try:
-                found[complete_address(text, origin)] = None
+                found[read_address(text)] = None
             except AddressSyntaxError:
                 raise Failed(EX_DATAERR, f"{text!r} is no address") from None
     return list(found)
 
 
-def _sender(text: str, origin: str) -> Address:
+def _sender(text: str) -> Address:
     """The argument of -f. Raises Failed."""
     if text.strip() in ("", "<>"):
         return NULL_PATH
-    found = addresses_in([text], origin)
+    found = addresses_in([text])
     if len(found) != 1:
         raise Failed(EX_DATAERR, f"-f {text!r} is not one address")
     return found[0]
@@ -250,14 +255,13 @@ class _Text:
 
 def _send(options: Options, settings: Config) -> int:
     caller = Caller.of_process()
-    domain = settings.origin
-    sender = author = complete_address(caller.login, domain)
+    sender = author = Address(caller.login, "")
     recipients: list[Address] = []
     problem = None
     try:
         if options.sender is not None:
-            sender = _sender(options.sender, domain)
-        recipients = addresses_in(options.recipients, domain)
+            sender = _sender(options.sender)
+        recipients = addresses_in(options.recipients)
     except Failed as error:
         # Told when the message has been read: its text must not be lost.
         problem = error
@@ -265,7 +269,7 @@ def _send(options: Options, settings: Config) -> int:
         author = sender
     name = options.name if options.name is not None else "" if options.sender else caller.name
     date = formatdate(time.time(), localtime=True)
-    origin = Origin(domain, from_field(name, str(author)), date, f"<{new_id()}@{settings.hostname}>")
+    origin = Origin("", from_field(name, str(author)), date, f"<{new_id()}@{settings.hostname}>")
     with tempfile.SpooledTemporaryFile(MEMORY_LIMIT) as file:
         text = _Text(file)
         try:
@@ -273,7 +277,7 @@ def _send(options: Options, settings: Config) -> int:
             if problem:
                 raise problem
             if options.from_header:
-                recipients = list(dict.fromkeys([*recipients, *addresses_in(recipients_of(header), domain)]))
+                recipients = list(dict.fromkeys([*recipients, *addresses_in(recipients_of(header))]))
             if not recipients:
                 raise Failed(EX_DATAERR, "no recipient in To, Cc or Bcc")
             _submit(options, settings, sender, recipients, text)
@@ -349,7 +353,7 @@ def _submit(options: Options, settings: Config, sender: Address, recipients: Seq
 
 def _verify(options: Options, settings: Config) -> int:
     """-bv: asks and sends nothing."""
-    recipients = addresses_in(options.recipients, settings.origin)
+    recipients = addresses_in(options.recipients)
     connection = Submission.open(settings)
     try:
         message = _outgoing(options, NULL_PATH, recipients, None)

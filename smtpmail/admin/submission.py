@@ -63,13 +63,19 @@ class Submission(Client):
 
     def ask(self, item: Item, recipients: Sequence[QueuedRecipient]) -> dict[str, ServerReply]:
         """MAIL and RCPT; who was refused, and why. Raises Failed when nobody can have the message."""
-        form = Form(None, 0, b"", item.size, eightbit=item.eightbit)
-        reply = self._command(self._mail_command(item, recipients, form).decode().removesuffix("\r\n"), "MAIL")
+        # The addresses may be bare, which only this server takes, and it takes every extension.
+        parameters = f" SIZE={item.size}" if item.size else ""
+        parameters += " BODY=8BITMIME" if item.eightbit else ""
+        parameters += " SMTPUTF8" if item.smtputf8 else ""
+        parameters += f" RET={item.ret}" if item.ret else ""
+        parameters += f" ENVID={item.envid}" if item.envid else ""
+        reply = self._command(f"MAIL FROM:<{item.sender}>{parameters}", "MAIL")
         if not reply.positive:
             raise Failed(status_of(reply), f"the server said to MAIL: {reply}")
         refused = {}
         for recipient in recipients:
-            reply = self._command(self._rcpt_command(item, recipient).decode().removesuffix("\r\n"), "RCPT")
+            notify = f" NOTIFY={','.join(recipient.notify)}" if recipient.notify else ""
+            reply = self._command(f"RCPT TO:<{recipient.address}>{notify}", "RCPT")
             if not reply.positive:
                 refused[recipient.address] = reply
         return refused

@@ -28,7 +28,7 @@ class Origin:
     """What is added where it is missing."""
 
     domain: str
-    """Behind bare addresses."""
+    """Behind bare addresses; empty: they stay bare."""
     sender: str
     """The whole body of From."""
     date: str
@@ -110,7 +110,7 @@ def fix_up(header: bytes, origin: Origin) -> bytes:
         if field.name in _DROPPED:
             continue
         seen.add(field.name)
-        kept.append(_completed(field, origin.domain) if field.name in _WITH_ADDRESSES else field.raw)
+        kept.append(_completed(field, origin.domain) if origin.domain and field.name in _WITH_ADDRESSES else field.raw)
     for name, value in (("From", origin.sender), ("Date", origin.date), ("Message-ID", origin.message_id)):
         if name.lower() not in seen:
             kept.append(f"{name}: {value}\n".encode())
