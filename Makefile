@@ -7,7 +7,7 @@ PORT := 2525
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup lint test-unit test-protocol test-network test-hosts test-hosts-nightly test-vagrant deb bench clean
+.PHONY: help run test setup lint test-unit test-protocol test-network test-hosts test-hosts-nightly test-newest test-vagrant deb bench clean
 
 help:  ## What can be made
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -30,10 +30,10 @@ lint: $(VENV)/tests-installed  ## Style and types
 	$(BIN)/mypy
 
 test-unit: $(VENV)/tests-installed  ## The parts, without processes
-	$(PYTEST) tests/unit
+	$(PYTEST) tests/unit -n 2 --cov=smtpmail --cov-report=term:skip-covered
 
 test-protocol: $(VENV)/tests-installed  ## The real program, and programs that others wrote
-	$(PYTEST) tests/protocol
+	$(PYTEST) tests/protocol -n 2
 
 test-network: $(VENV)/tests-installed  ## Networks of namespaces, with other mail servers
 	PATH="$(CURDIR)/$(BIN):$$PATH" tests/network/run
@@ -43,6 +43,9 @@ test-hosts: $(VENV)/tests-installed  ## Hosts with systemd, set up by the Ansibl
 
 test-hosts-nightly: $(VENV)/tests-installed  ## Hosts that take too long for each change
 	tests/hosts/run nightly
+
+test-newest:  ## Unit and protocol tests with the newest Python that can be had
+	tests/newest
 
 test-vagrant:  ## Virtual machines by `vagrant up`, and power cuts; not a part of `make test`
 	tests/vagrant/run
