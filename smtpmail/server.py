@@ -162,10 +162,14 @@ class Server:
     def _obey(self, system: MailSystem, front: Front, doors: Doors | None) -> bool:
         """Returns when it is time to stop: whether somebody asked for it."""
         interval = systemd.watchdog_interval()
+        heart = system.spool.heartbeat()
         while True:
             number = _next_signal(interval)
             if number is None:
-                systemd.notify("WATCHDOG=1")
+                if heart.beats():
+                    systemd.notify("WATCHDOG=1")
+                else:
+                    log.error("watchdog.withheld", hint="nothing can be committed to the spool: its disk hangs")
             elif number == signal.SIGHUP:
                 systemd.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
                 self._tell_children(signal.SIGHUP)

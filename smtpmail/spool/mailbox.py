@@ -23,6 +23,7 @@ from smtpmail.spool.commit import Draft
 from smtpmail.spool.content import Content, Source
 from smtpmail.spool.files import NewFile, clear_scratch, free_octets, sync_folder
 from smtpmail.spool.folder import Folder
+from smtpmail.spool.heartbeat import Heartbeat
 from smtpmail.spool.lock import (
     LOCK,
     MAX_NUMBER,
@@ -359,6 +360,10 @@ class Spool:
             self._well.clear()
         self._well[user] = now
         return None
+
+    def heartbeat(self) -> Heartbeat:
+        """What proves to a watchdog that a delivery could be committed."""
+        return Heartbeat(self.path, self._scratch)
 
     def free_octets(self) -> int:
         """Octets that the file system of the mailboxes still takes. Raises OSError."""

@@ -1,0 +1,62 @@
+"""Proof for a watchdog that a delivery could be committed: a file goes through the group commit as a message does."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from smtpmail.spool.commit import Draft, commit
+from smtpmail.spool.files import NewFile
+from smtpmail.spool.folder import Folder
+
+
+class _Nowhere:
+    """A target that gives no names: what is put into it is synced, and then gone."""
+
+    patience = 0.0
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def place(self, drafts: Sequence[Any], give_up: float, *, apart: bool) -> None:
+        """Nothing has a place here."""
+
+    def withdraw(self, draft: Any) -> None:
+        """Nothing is in."""
+
+
+class _Beat(Draft):
+    __slots__ = ("_scratch",)
+
+    def __init__(self, target: _Nowhere, scratch: str) -> None:
+        super().__init__(target)
+        self._scratch = scratch
+
+    def write(self) -> None:
+        self.folder = Folder(self.target.path)
+        self.file = NewFile(self.folder.fd, self._scratch)
+        os.write(self.file.fd, b"\n")
+
+
+class Heartbeat:
+    """One for a spool. A disk that refuses (full, read-only) tells clients itself; one that hangs is found here."""
+
+    def __init__(self, spool: str, scratch: str) -> None:
+        self._target = _Nowhere(spool)
+        self._scratch = scratch
+        self._thread: threading.Thread | None = None
+
+    def beats(self) -> bool:
+        """Whether the beat that began with the last call is over; begins another one then. Never waits."""
+        if self._thread is not None and self._thread.is_alive():
+            return False
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._thread.start()
+        return True
+
+    def _beat(self) -> None:
+        with contextlib.suppress(OSError):
+            commit([_Beat(self._target, self._scratch)])
