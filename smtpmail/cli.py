@@ -58,11 +58,11 @@ class MainCommand(SettingsGroup):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """By subject; then the commands."""
         groups: dict[str, list[tuple[str, str]]] = {}
-        subjects = {name: setting.group for name, setting in config.settings().items()}
+        subjects = {setting.names: setting.group for setting in config.settings().values()}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record:
-                groups.setdefault(subjects.get(parameter.name or "", "Other"), []).append(record)
+                groups.setdefault(subjects.get(tuple(parameter.opts), "Other"), []).append(record)
         for subject, records in groups.items():
             with formatter.section(subject):
                 formatter.write_dl(records)

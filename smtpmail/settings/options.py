@@ -18,6 +18,8 @@ from smtpmail.settings.config import Config, default, settings
 _GIVEN = "smtpmail.options"
 """The key of click's `meta` (common to a command and its sub-commands) that holds what was given."""
 FILE = "config_file"
+_PREFIX = "setting_"
+"""Before the name of a setting's parameter: a command may have one of its own by that name."""
 
 
 class SettingsCommand(click.Command):
@@ -62,7 +64,7 @@ def _given(ctx: click.Context) -> tuple[dict[str, Any], str | None]:
 def _remember(ctx: click.Context, option: click.Parameter, value: Any) -> None:
     name = option.name or ""
     if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-        ctx.meta.setdefault(_GIVEN, {})[name] = value
+        ctx.meta.setdefault(_GIVEN, {})[name.removeprefix(_PREFIX)] = value
 
 
 @cache
@@ -77,7 +79,7 @@ def _options(*, hidden: bool) -> tuple[click.Option, ...]:
             arguments |= {"type": click.Choice(setting.choices)}
         else:
             arguments |= {"metavar": setting.metavar, "multiple": setting.repeatable}
-        options.append(click.Option([*setting.names, name], **arguments))
+        options.append(click.Option([*setting.names, _PREFIX + name], **arguments))
     file_help = f"TOML file with settings.  [default: {sources.DEFAULT_FILE}, if it is there]"
     options.append(click.Option(["--config", FILE], metavar="FILE", help=file_help, **shared))
     return tuple(options)

@@ -27,6 +27,9 @@ LIMIT = 256 * 1024
 RECENTLY = 2.0
 """Seconds after which a number that is missing was taken out by a reader, not lost."""
 
+AT_MOST = 1000
+"""Numbers of new messages that are remembered for it."""
+
 DOT_LOCK_SECONDS = 60.0
 """A lock file that is older was left by a reader that crashed."""
 
@@ -75,11 +78,10 @@ def with_unseen(text: bytes, numbers: Sequence[int]) -> tuple[int, bytes]:
 class Noted:
     """What was written last."""
 
-    numbers: Sequence[int]
+    recent: Sequence[tuple[int, float]]
+    """The numbers that a reader may still lose, with the monotonic time when they were written; AT_MOST of them."""
     state: tuple[int, ...]
     """How the file looked afterwards."""
-    at: float
-    """Monotonic time."""
 
     def holds(self, folder: Folder) -> bool:
         """Whether nobody has changed the file since."""
@@ -165,9 +167,12 @@ def _write(fd: int, numbers: Sequence[int], before: Noted | None) -> Noted | Non
         return None
     text = os.pread(fd, LIMIT, 0)
     now = time.monotonic()
-    if before is not None and now - before.at < RECENTLY and _state(status) != before.state:
-        numbers = lost(text, before.numbers) + list(numbers)
+    recent = [(number, at) for number, at in before.recent if now - at < RECENTLY] if before is not None else []
+    if before is not None and recent and _state(status) != before.state:
+        numbers = lost(text, [number for number, _ in recent]) + list(numbers)
     if numbers:
         offset, data = with_unseen(text, numbers)
         os.pwrite(fd, data, offset)
-    return Noted(numbers, _state(os.fstat(fd)), now)
+    again = set(numbers)
+    recent = [x for x in recent if x[0] not in again] + [(number, now) for number in numbers]
+    return Noted(recent[-AT_MOST:], _state(os.fstat(fd)))
