@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 
-from tests.bench.servers import DOMAIN, BenchError, end
+from tests.bench.servers import DOMAIN, ROOT, BenchError, end
 
 MESSAGE_OCTETS = 4096
 """Payload of each message; smtp-source adds a short header."""
@@ -23,14 +24,23 @@ STALLED = 60.0
 def source(
     port: int, recipient: str, messages: int, sessions: int, *, reuse: bool, host: str = "127.0.0.1",
     octets: int = MESSAGE_OCTETS,
+    recipients: int = 1,
+    tls: bool = False,
     within: Sequence[str] = (),
 ) -> subprocess.Popen[str]:  # fmt: skip
-    """Begins to send; `reuse` sends many messages over a connection, else each has its own. For `finish`."""
-    command = [*within, "smtp-source", *(["-d"] if reuse else []), "-s", str(sessions), "-m", str(messages)]
-    command += ["-l", str(octets), "-M", "client.example", "-f", f"sender@{DOMAIN}", "-t", recipient]
-    return subprocess.Popen(
-        [*command, f"{host}:{port}"], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )  # fmt: skip
+    """Begins to send; `reuse` sends many messages over a connection, else each has its own. For `finish`.
+
+    Several recipients have a number before their name: 1bob, 2bob, ...
+    """
+    if tls:
+        command = [*within, sys.executable, "-m", "tests.bench.tlssource", str(port), recipient, str(sessions)]
+        command += [str(messages), str(octets), str(int(reuse))]
+    else:
+        command = [*within, "smtp-source", *(["-d"] if reuse else []), "-s", str(sessions), "-m", str(messages)]
+        command += ["-l", str(octets), "-M", "client.example", "-f", f"sender@{DOMAIN}", "-t", recipient]
+        command += ["-r", str(recipients)] if recipients > 1 else []
+        command.append(f"{host}:{port}")
+    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 def finish(process: subprocess.Popen[str]) -> None:
@@ -40,9 +50,9 @@ def finish(process: subprocess.Popen[str]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
-        raise BenchError(f"smtp-source did not end within {PATIENCE:g} s") from None
+        raise BenchError(f"the source did not end within {PATIENCE:g} s") from None
     if process.returncode:
-        raise BenchError(f"smtp-source failed: {' '.join(errors.split())}")
+        raise BenchError(f"the source failed: {' '.join(errors.split())}")
 
 
 def wait_until(count: Callable[[], int], wanted: int, *, interval: float, what: str) -> None:

@@ -8,23 +8,7 @@ from dataclasses import dataclass
 
 from tests.bench import load, processes
 from tests.bench.servers import DOMAIN, Server
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What is done, and what the contract asks of smtpmail's share of Postfix's figures."""
-
-    name: str
-    kind: str
-    """`receive`: until all messages are in the mailbox. `relay`: until all are at the sink."""
-    sessions: int
-    reuse: bool
-    """Many messages a connection."""
-    messages: int
-    least_rate: float
-    """Messages a second, at least so many times Postfix's."""
-    most_cpu: float
-    """CPU time a message, at most so much of Postfix's."""
+from tests.bench.work import Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,35 +17,50 @@ class Result:
     """Messages a second."""
     cpu: float
     """Seconds of CPU time a message."""
+    memory: int
+    """PSS after it, octets."""
 
 
-def run(work: Work, server: Server, user: str, sink: load.Sink | None) -> Result:
-    """Does the work once; `user` is a mailbox that has no messages yet. Raises BenchError."""
+def run(work: Work, server: Server, user: str, sink: load.Sink | None, before: int = 0) -> Result:
+    """Does the work once; `user` is a mailbox that has `before` messages yet. Raises BenchError."""
     os.sync()  # what others have written is not to be waited for
     cpu = processes.cpu_seconds(server.pid)
     if work.kind == "receive":
-        seconds = _receive(work, server, user)
+        seconds = _receive(work, server, user, before)
     else:
         assert sink is not None
         seconds = _relay(work, server, sink)
+    memory = processes.memory(server.pid).proportional
     cpu = processes.settled_cpu_seconds(server.pid) - cpu
-    return Result(work.messages / seconds, cpu / work.messages)
+    return Result(work.messages / seconds, cpu / work.messages, memory)
 
 
-def _receive(work: Work, server: Server, user: str) -> float:
+def _receive(work: Work, server: Server, user: str, before: int) -> float:
+    mailboxes = [user] if work.recipients == 1 else [f"{n}{user}" for n in range(1, work.recipients + 1)]
+    already = 0 if before else sum(len(server.delivered(mailbox)) for mailbox in mailboxes)
     begin = time.time()
-    load.finish(load.source(server.port, f"{user}@{DOMAIN}", work.messages, work.sessions, reuse=work.reuse))
+    load.finish(
+        load.source(
+            server.port, f"{user}@{DOMAIN}", work.messages, work.sessions,
+            reuse=work.reuse, octets=work.octets, recipients=work.recipients, tls=work.tls,
+        )
+    )  # fmt: skip
     accepted = time.time()
+    if before:
+        return accepted - begin  # to look through a million names would take longer than the messages
+
+    def count() -> int:
+        return sum(len(server.delivered(mailbox)) for mailbox in mailboxes)
+
     # Counting costs time that the server needs: seldom, for the files tell by themselves when the last one came.
-    name = f"{server.name}'s mailbox of {user}"
-    load.wait_until(lambda: len(server.delivered(user)), work.messages, interval=0.25, what=name)
+    load.wait_until(count, already + work.stored, interval=0.25, what=f"{server.name}'s mailbox of {user}")
     # A file's change time is when it got its name in the mailbox.
-    return max(accepted, *(os.stat(path).st_ctime for path in server.delivered(user))) - begin
+    return max(accepted, *(os.stat(path).st_ctime for m in mailboxes for path in server.delivered(m))) - begin
 
 
 def _relay(work: Work, server: Server, sink: load.Sink) -> float:
-    wanted = sink.received() + work.messages
+    expected = sink.received() + work.messages
     begin = time.time()
     load.finish(load.source(server.port, "anybody@remote.example", work.messages, work.sessions, reuse=work.reuse))
-    load.wait_until(sink.received, wanted, interval=0.005, what=f"{server.name} to the sink")
+    load.wait_until(sink.received, expected, interval=0.005, what=f"{server.name} to the sink")
     return time.time() - begin

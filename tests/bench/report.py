@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import smtpmail
-from tests.bench.measure import Result, Work
+from tests.bench.measure import Result
 from tests.bench.processes import Memory
+from tests.bench.work import Work
 
 Row = Sequence[str]
 
@@ -35,38 +36,65 @@ def table(header: Row, rows: Sequence[Row], *, markdown: bool) -> str:
 
 
 def speed(results: Mapping[Work, Mapping[str, Sequence[Result]]], *, markdown: bool) -> str:
-    """Medians of the rounds and what they are to each other, beside the floor of the contract."""
+    """Medians of the rounds with their span, and what they are to Postfix's, beside what the contract asks."""
     rows = []
     for work, of_server in results.items():
-        rates = {name: statistics.median(r.rate for r in rounds) for name, rounds in of_server.items()}
-        cpu = {name: statistics.median(r.cpu for r in rounds) * 1000 for name, rounds in of_server.items()}
-        row = [work.name]
-        for figures, form, floor, at_least in (
-            (rates, ".0f", work.least_rate, True),
-            (cpu, ".2f", work.most_cpu, False),
-        ):
-            ours, theirs = figures["smtpmail"], figures["Postfix"]
-            ratio = ours / theirs if theirs else float("nan")
-            met = ratio >= floor if at_least else ratio <= floor
-            row += [
-                f"{ours:{form}}",
-                f"{theirs:{form}}",
-                f"{ratio:.2f}",
-                f"{'≥' if at_least else '≤'} {floor:.2f}",
-            ]
-            row[-1] += " " if met else "!"
-        rows.append(row)
-    header = [
-        "work",
-        "smtpmail msg/s",
-        "Postfix msg/s",
-        "ratio",
-        "floor ",
-        "smtpmail CPU ms",
-        "Postfix CPU ms",
-    ]
-    text = table([*header, "ratio", "limit "], rows, markdown=markdown)
+        rates = {name: [r.rate for r in rounds] for name, rounds in of_server.items()}
+        cpu = {name: [r.cpu * 1000 for r in rounds] for name, rounds in of_server.items()}
+        rows.append([
+            work.name,
+            *(_span(rates.get(name), ".0f") for name in ("smtpmail", "Postfix")),
+            _ratio(rates, work.least_rate, at_least=True),
+            *(_span(cpu.get(name), ".2f") for name in ("smtpmail", "Postfix")),
+            _ratio(cpu, work.most_cpu, at_least=False),
+        ])  # fmt: skip
+    header = ["work", "smtpmail msg/s", "Postfix msg/s", "ratio", "smtpmail CPU ms", "Postfix CPU ms", "ratio"]
+    text = table(header, rows, markdown=markdown)
     return text + ("\n\n! the contract is missed here" if any("!" in cell for row in rows for cell in row) else "")
+
+
+def peers(results: Mapping[Work, Mapping[str, Sequence[Result]]], *, markdown: bool) -> str:
+    """Messages a second and CPU of all servers that were there."""
+    names = list(dict.fromkeys(name for of_server in results.values() for name in of_server))
+    rows = [
+        [work.name]
+        + [
+            f"{statistics.median(r.rate for r in of_server[name]):.0f} / "
+            f"{statistics.median(r.cpu for r in of_server[name]) * 1000:.2f}"
+            if of_server.get(name)
+            else "-"
+            for name in names
+        ]
+        for work, of_server in results.items()
+    ]
+    return table(["messages a second / CPU ms a message", *names], rows, markdown=markdown)
+
+
+def rates(title: str, of_server: Mapping[str, Sequence[float]], *, markdown: bool) -> str:
+    """Messages a second of each server: medians with their span."""
+    theirs = statistics.median(of_server["Postfix"]) if of_server.get("Postfix") else float("nan")
+    rows = [
+        [name, _span(values, ".0f"), f"{statistics.median(values) / theirs:.2f}"] for name, values in of_server.items()
+    ]
+    return table([title, "msg/s", "ratio"], rows, markdown=markdown)
+
+
+def _span(values: Sequence[float] | None, form: str) -> str:
+    """Median (least-most)."""
+    if not values:
+        return "-"
+    return f"{statistics.median(values):{form}} ({min(values):{form}}-{max(values):{form}})"
+
+
+def _ratio(figures: Mapping[str, Sequence[float]], asked: float, *, at_least: bool) -> str:
+    if not (figures.get("smtpmail") and figures.get("Postfix")):
+        return "-"
+    theirs = statistics.median(figures["Postfix"])
+    ratio = statistics.median(figures["smtpmail"]) / theirs if theirs else float("nan")
+    if not asked:
+        return f"{ratio:.2f}"
+    met = ratio >= asked if at_least else ratio <= asked
+    return f"{ratio:.2f} ({'≥' if at_least else '≤'} {asked:.2f}){'' if met else '!'}"
 
 
 def memory(rows: Sequence[tuple[str, Mapping[str, Memory]]], *, markdown: bool) -> str:
@@ -87,18 +115,15 @@ def memory(rows: Sequence[tuple[str, Mapping[str, Memory]]], *, markdown: bool) 
 
 
 def dead(rates: Mapping[str, Sequence[float]], *, markdown: bool) -> str:
-    """What nine destinations get while the tenth is alive or dead: medians, and the span of the rounds."""
-    usual = statistics.median(rates["alive"])
-    rows = [
-        (
-            f"relay to nine destinations, the tenth {state}",
-            f"{statistics.median(of_state):.0f}",
-            f"{min(of_state):.0f}-{max(of_state):.0f}",
-            f"{statistics.median(of_state) / usual:.2f}",
-        )
-        for state, of_state in rates.items()
-    ]
-    return table(["one dead destination among ten", "msg/s", "span", "ratio"], rows, markdown=markdown)
+    """What nine destinations get while the tenth is alive or dead: medians with their span."""
+    rows = []
+    for server in dict.fromkeys(key.partition(", ")[0] for key in rates):
+        usual = statistics.median(rates[f"{server}, alive"])
+        for state in ("alive", "dead"):
+            of_state = rates[f"{server}, {state}"]
+            ratio = statistics.median(of_state) / usual
+            rows.append([f"{server}, the tenth {state}", _span(of_state, ".0f"), f"{ratio:.2f}"])
+    return table(["relay to nine destinations", "msg/s", "ratio"], rows, markdown=markdown)
 
 
 def circumstances(folder: Path, rounds: int) -> str:

@@ -19,10 +19,11 @@ ROOT = Path(__file__).parents[2]
 DOMAIN = "dom.fr"
 """The local domain of both servers."""
 
-USERS = ("sender", *(f"user{number}" for number in range(1000)))
-"""Who has a mailbox there. The sender is one of them: what bounces stays here as well."""
 
 START_SECONDS = 30.0
+
+USERS = 500
+"""user0, user1, ..., and 1user0, ... for messages to several: Postfix must know them in advance."""
 
 
 class BenchError(Exception):
@@ -48,6 +49,18 @@ class Server(Protocol):
         """Paths of all messages in a mailbox."""
 
 
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate and its key for both servers, in a folder that they can read. Raises BenchError."""
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    if not cert.exists():
+        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+        command += ["-days", "2", "-subj", f"/CN=mx.{DOMAIN}", "-keyout", str(key), "-out", str(cert)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+        if done.returncode:
+            raise BenchError(f"openssl failed: {' '.join(done.stderr.split())}")
+    return cert, key
+
+
 class Smtpmail:
     """This project, from this tree, with its defaults but for addresses and folders."""
 
@@ -57,18 +70,21 @@ class Smtpmail:
         """`within` are words before the command, `ip netns exec NAME` for instance."""
         self.port = free_port()
         self.pid = 0
+        self.spool = folder / "spool"
         self._folder = folder
         self._options = options
         self._within = within
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        self._folder.mkdir(parents=True)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        cert, key = certificate(self._folder)
         settings, log = self._folder / "settings.toml", self._folder / "log"
         settings.touch()  # the machine's own settings are none of ours
         environment = {k: v for k, v in os.environ.items() if not k.startswith("SMTPMAIL_")}
         command = [*self._within, sys.executable, "-m", "smtpmail", "--config", str(settings)]
-        command += ["--spool", str(self._folder / "spool"), "--suffix", DOMAIN, "--hostname", f"mx.{DOMAIN}"]
+        command += ["--tls-cert", str(cert), "--tls-key", str(key)]
+        command += ["--spool", str(self.spool), "--suffix", DOMAIN, "--hostname", f"mx.{DOMAIN}"]
         command += ["--loopback", f"127.0.0.1:{self.port}", "--no-network", "--log-format", "json", *self._options]
         with open(log, "wb") as output:
             self._process = subprocess.Popen(
@@ -91,7 +107,7 @@ class Smtpmail:
 
     def delivered(self, user: str) -> list[str]:
         try:
-            with os.scandir(self._folder / "spool" / user) as entries:
+            with os.scandir(self.spool / user) as entries:
                 return [entry.path for entry in entries if entry.name.isdigit()]
         except FileNotFoundError:
             return []
@@ -102,7 +118,10 @@ class Postfix:
 
     name = "Postfix"
 
-    def __init__(self, folder: Path, smarthost: int | None = None) -> None:
+    def __init__(self, folder: Path, smarthost: int | None = None, within: Sequence[str] = (), **settings: str) -> None:
+        """Without a smarthost nothing leaves, unless `disable_dns_lookups` is "no"."""
+        self._within = within
+        self._settings = settings
         self.port = free_port()
         self.pid = 0
         self._folder = folder
@@ -112,10 +131,11 @@ class Postfix:
     def start(self) -> None:
         owner = pwd.getpwnam("postfix")
         for name in ("etc", "queue", "data", "mail"):
-            (self._folder / name).mkdir(parents=True)
+            (self._folder / name).mkdir(parents=True, exist_ok=True)
         for name in ("data", "mail"):
             os.chown(self._folder / name, owner.pw_uid, owner.pw_gid)
-        settings = {
+        cert, key = certificate(self._folder)
+        settings: dict[str, object] = {
             "compatibility_level": "3.6",
             "queue_directory": self._folder / "queue",
             "data_directory": self._folder / "data",
@@ -142,13 +162,17 @@ class Postfix:
             "message_size_limit": 50 * 1024**2,
             "mailbox_size_limit": "0",
             "virtual_mailbox_limit": "0",
-        }
-        if self._smarthost is None:
+            "smtpd_tls_cert_file": cert,
+            "smtpd_tls_key_file": key,
+            "smtpd_tls_security_level": "may",
+        } | self._settings
+        if self._smarthost is None and settings["disable_dns_lookups"] == "yes":
             settings["default_transport"] = "error:there is no way out"
-        else:
+        elif self._smarthost is not None:
             settings["relayhost"] = f"[127.0.0.1]:{self._smarthost}"
         (self._config / "main.cf").write_text("".join(f"{k} = {v}\n" for k, v in settings.items()))
-        (self._config / "mailboxes").write_text("".join(f"{user}@{DOMAIN} {user}/\n" for user in USERS))
+        users = ["sender", *(f"{first}user{n}" for first in ("", *range(1, 11)) for n in range(USERS))]
+        (self._config / "mailboxes").write_text("".join(f"{user}@{DOMAIN} {user}/\n" for user in users))
         (self._config / "master.cf").write_text(self._services(Path("/etc/postfix/master.cf").read_text()))
         self._postfix("start", timeout=START_SECONDS)
         self.pid = int((self._folder / "queue/pid/master.pid").read_text())
@@ -156,6 +180,9 @@ class Postfix:
 
     def _wait_for_greeting(self) -> None:
         """master listens at once; it is the first smtpd that greets."""
+        if self._within:
+            time.sleep(2)  # it cannot be reached from here
+            return
         with socket.create_connection(("127.0.0.1", self.port), timeout=START_SECONDS) as sock:
             if sock.recv(4) != b"220 ":
                 raise BenchError(f"Postfix does not greet; its log is {self._folder / 'log'}")
@@ -175,7 +202,7 @@ class Postfix:
         return "\n".join([*lines, "postlog unix-dgram n - n - 1 postlogd", ""])
 
     def _postfix(self, word: str, timeout: float) -> None:
-        command = ["postfix", "-c", str(self._config), word]
+        command = [*self._within, "postfix", "-c", str(self._config), word]
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
         if done.returncode:
             raise BenchError(f"postfix {word} failed: {' '.join(done.stderr.split())}")
@@ -184,6 +211,14 @@ class Postfix:
         if self.pid:
             self._postfix("stop", timeout=60)
             self.pid = 0
+
+    def flush(self) -> None:
+        """Tries everything that waits in its queue at once. Raises BenchError."""
+        subprocess.run(["postqueue", "-c", str(self._config), "-f"], check=True, timeout=60)
+
+    def change(self, **settings: str) -> None:
+        """Settings for the next start."""
+        self._settings |= settings
 
     def delivered(self, user: str) -> list[str]:
         try:
