@@ -21,6 +21,8 @@ from smtpmail.spool.files import sync_file_system
 from smtpmail.spool.record import SECTOR, FormatError, Kind, Record
 from smtpmail.spool.segment import Segment, live_generation
 
+REMOVALS = (Kind.REMOVED, Kind.CANCELLED, Kind.FINISHED)
+
 CHECKPOINT_SECONDS = 5.0
 """Seconds after which a record is no longer needed, for its file has been written out."""
 
@@ -205,7 +207,7 @@ class Journal:
                 use.since = time.monotonic()
                 self._due.notify()
             use.pending += 1
-            use.removals += [r for r in records if r.kind in (Kind.REMOVED, Kind.FINISHED)]
+            use.removals += [r for r in records if r.kind in REMOVALS]
             self._wanted += 1
             return Entry(self, use)
 

@@ -52,6 +52,8 @@ class Kind(IntEnum):
     """Lines for the log of a queued message."""
     FINISHED = 5
     """Messages that have left the queue: their ids, one a line, in `content`."""
+    CANCELLED = 6
+    """Numbers, as with REMOVED, of what was recorded as stored and then was not: something else may have the name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,11 +19,13 @@ class Messages:
     stored: dict[int, Record] = field(default_factory=dict)
     """By number; without what was removed."""
     removed: set[int] = field(default_factory=set)
+    cancelled: dict[int, Record] = field(default_factory=dict)
+    """By number: what was to be stored and then was refused, or stored under another number."""
 
     @property
     def last(self) -> int:
         """The largest number that is known to have been given."""
-        return max((*self.stored, *self.removed), default=0)
+        return max((*self.stored, *self.removed, *self.cancelled), default=0)
 
 
 @dataclass(slots=True)
@@ -44,18 +46,24 @@ def plan(records: Iterable[Record]) -> Plan:
     queued: dict[str, Record] = {}
     finished: set[str] = set()
     progress: dict[str, bytes] = {}
+    cancelled: list[tuple[str, int]] = []
     for record in sorted(records, key=lambda r: r.time):
         match record.kind:
             case Kind.STORED:
                 mailboxes.setdefault(record.place, Messages()).stored[record.number] = record
             case Kind.REMOVED:
                 mailboxes.setdefault(record.place, Messages()).removed.update(map(int, record.content.split()))
+            case Kind.CANCELLED:
+                cancelled += [(record.place, int(number)) for number in record.content.split()]
             case Kind.QUEUED:
                 queued[record.place] = record
             case Kind.PROGRESS:
                 progress[record.place] = progress.get(record.place, b"") + record.content
             case Kind.FINISHED:
                 finished.update(record.content.decode("ascii").split())
+    for place, number in cancelled:
+        if (record := mailboxes.setdefault(place, Messages()).stored.pop(number, None)) is not None:
+            mailboxes[place].cancelled[number] = record
     for messages in mailboxes.values():
         for number in messages.removed:
             messages.stored.pop(number, None)
