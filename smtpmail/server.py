@@ -31,8 +31,10 @@ from smtpmail.settings import privileges
 from smtpmail.settings.config import Config
 from smtpmail.settings.finding import Finding
 from smtpmail.settings.values import ConfigError
+from smtpmail.spool import durability
 from smtpmail.spool.mailbox import Spool
 from smtpmail.spool.queue import QueueError, QueueStore
+from smtpmail.spool.record import FormatError
 from smtpmail.wiring import MailSystem
 
 if TYPE_CHECKING:
@@ -90,6 +92,7 @@ class Server:
         if metrics:
             log.watch(metrics.counts.watch)
         threading.stack_size(STACK_SIZE)
+        journals = self._recover()
         removed = Spool(config.spool).repair() + self._queue.repair()
         if removed:
             log.info("spool.repaired", removed=removed)
@@ -118,13 +121,15 @@ class Server:
                 _settle(processors, number)
                 admission = Admission(config, counts, number)
                 door_admission = partial(Admission, config, reading, number)
-                self._run_child(sockets, admission, door_sockets, door_admission, lifeline)
+                self._run_child(
+                    number if journals else None, sockets, admission, door_sockets, door_admission, lifeline
+                )
             self._children.append(pid)
         os.close(lifeline)
         if self._children:
             _settle(processors, 0)
-        self._runner = wiring.runner(config, self._queue, partial(receives, sockets))
-        system = MailSystem(config, self._runner.submit)
+        system = MailSystem(config, lambda item: self._runner.submit(item), 0 if journals else None)  # noqa: PLW0108
+        self._runner = wiring.runner(config, system.queue, partial(receives, sockets))
         front = self._front(system, sockets, Admission(config, counts, 0))
         doors = system.doors(door_sockets, partial(Admission, config, reading, 0))
         self._runner.start(wake_socket, system.bouncer, Mailboxes(system.spool))
@@ -147,6 +152,7 @@ class Server:
         )
         system.read_users()
         system.inspector.read_keys()
+        system.start()
         front.start()
         if doors:
             doors.start()
@@ -154,7 +160,7 @@ class Server:
             metrics.start()
         systemd.notify(f"READY=1\nSTATUS=Serving {', '.join(config.domains)}")
         healthy = self._obey(system, front, doors)
-        self._stop(front, doors)
+        self._stop(system, front, doors)
         return healthy
 
     # -- signals
@@ -189,7 +195,17 @@ class Server:
                 log.info("server.stopping", signal=signal.Signals(number).name)
                 return True
 
-    def _stop(self, front: Front, doors: Doors | None) -> None:
+    def _recover(self) -> bool:
+        """What a crash has taken is there again; whether each process has a journal now. Raises ConfigError."""
+        config = self._config
+        try:
+            durability.recover(config.spool, config.queue)
+            durability.remove_others(config.queue, config.processes if config.journal_size else 0)
+        except (OSError, FormatError) as error:
+            raise ConfigError(f"the journal in {config.queue} can't be replayed: {error}") from None
+        return durability.prepare(config.spool, config.queue, config.processes, config.journal_size)
+
+    def _stop(self, system: MailSystem, front: Front, doors: Doors | None) -> None:
         systemd.notify("STOPPING=1")
         deadline = time.monotonic() + STOP_SECONDS
         self._tell_children(signal.SIGTERM)
@@ -203,6 +219,10 @@ class Server:
         self._runner.stop(max(1.0, deadline - time.monotonic()))
         if self._metrics:
             self._metrics.stop()
+        system.stop()
+        # A process that had to be killed has left something in its own.
+        with contextlib.suppress(OSError, FormatError):
+            durability.recover(self._config.spool, self._config.queue)
         log.info("server.stopped", sessions_cut=cut)
 
     def _pause(self) -> None:
@@ -233,6 +253,7 @@ class Server:
 
     def _run_child(
         self,
+        journal: int | None,
         sockets: Sequence[tuple[str, socket.socket]],
         admission: Admission,
         door_sockets: Sequence[tuple[str, socket.socket]],
@@ -243,11 +264,12 @@ class Server:
         status = 1
         try:
             self._children = []
-            system = MailSystem(self._config, self._announce)
+            system = MailSystem(self._config, self._announce, journal)
             front = self._front(system, sockets, admission)
             doors = system.doors(door_sockets, door_admission)
             system.read_users()
             system.inspector.read_keys()
+            system.start()
             front.start()
             if doors:
                 doors.start()
@@ -263,6 +285,7 @@ class Server:
             # Ctrl-C and service managers signal every process, and the parent does once more: that is no second
             # request. In a hurry, the parent kills.
             front.stop(_wait_a_moment)
+            system.stop()
             status = 0
         except BaseException:
             log.exception("server.process_failed")

@@ -33,6 +33,7 @@ from smtpmail.settings.config import Config
 from smtpmail.settings.values import ConfigError
 from smtpmail.smtp import replies
 from smtpmail.smtp.replies import Refusal
+from smtpmail.spool import durability
 from smtpmail.spool.mailbox import MAX_STORED, Spool
 from smtpmail.spool.queue import QueueStore
 from smtpmail.users.aliases import Aliases, AliasesUnreadable
@@ -53,14 +54,19 @@ if TYPE_CHECKING:
 class MailSystem:
     """What every process of the server shares in kind: users, mailboxes, the queue's folder, the door.
 
-    `queued` is told of each message that waits to leave.
+    `queued` is told of each message that waits to leave. `journal`: the number of the process, if it is to have one.
     """
 
-    def __init__(self, config: Config, queued: Callable[[Item], None]) -> None:
+    def __init__(self, config: Config, queued: Callable[[Item], None], journal: int | None = None) -> None:
         self.config = config
         self.users = Users(config.users, _users_changed)
         self.spool = Spool(config.spool)
         self.queue = QueueStore(config.queue)
+        self.journal = (
+            durability.use_journal(self.spool, self.queue, journal, config.journal_size)
+            if journal is not None
+            else None
+        )
         is_local = local_domains(config)
         forwarding = Forwarding(config.queue, config.origin, is_local)
         self.aliases = Aliases(config.aliases, _aliases_changed) if config.aliases else None
@@ -150,6 +156,16 @@ class MailSystem:
     def _not_blocked(self, envelope: Envelope) -> None:
         if self.blocked is not None and self.blocked.has(envelope.sender):
             raise Refusal(replies.SENDER_BLOCKED)
+
+    def start(self) -> None:
+        """What goes on in the background."""
+        if self.journal is not None:
+            self.journal.start()
+
+    def stop(self) -> None:
+        """Leaves nothing in the journal, when no message comes any more."""
+        if self.journal is not None:
+            self.journal.stop()
 
     def read_users(self) -> bool:
         """Reads users and aliases again, and whether that went well; what can't be read is said in the log."""

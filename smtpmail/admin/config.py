@@ -11,7 +11,15 @@ import click
 from smtpmail.settings import sources
 from smtpmail.settings.config import Config, settings
 from smtpmail.settings.options import SettingsCommand, load_config, load_sources
-from smtpmail.settings.values import read_duration, read_durations, read_size, read_timeout, show_duration, show_size
+from smtpmail.settings.values import (
+    read_duration,
+    read_durations,
+    read_journal_size,
+    read_size,
+    read_timeout,
+    show_duration,
+    show_size,
+)
 
 UNSET = {
     "suffix": "domains",
@@ -53,7 +61,7 @@ def in_effect(loaded: Config, name: str) -> Any:
         value = getattr(loaded, unset) if isinstance(unset, str) else unset
     if value is None or value == ():
         return None
-    if setting.read is read_size:
+    if setting.read in (read_size, read_journal_size):
         return show_size(value)
     if setting.read in (read_duration, read_timeout):
         return show_duration(value)

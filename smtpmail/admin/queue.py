@@ -25,7 +25,9 @@ from smtpmail.mail.text import harmless
 from smtpmail.settings import privileges
 from smtpmail.settings.config import Config
 from smtpmail.settings.options import SettingsGroup, load_config
+from smtpmail.spool import durability
 from smtpmail.spool.queue import QueueError, QueueStore
+from smtpmail.spool.record import FormatError
 
 
 def fail(message: str) -> NoReturn:
@@ -43,6 +45,10 @@ class Desk:
         os.umask(0o077)
         privileges.become_owner(self.config.queue)
         self.store = QueueStore(self.config.queue)
+        try:
+            durability.recover_if_stopped(self.config.spool, self.config.queue)
+        except (OSError, FormatError) as error:
+            fail(f"the journal of the queue {self.config.queue} can't be replayed: {error}")
         self.now = time.time()
         self._failed = False
         self._heard = True

@@ -247,6 +247,7 @@ class Runner:
                     raise
                 with self._lock:
                     self._unwritten.pop(id_, None)
+                self._store.note_removed(id_)
                 return None, False
         except Exception as error:
             if isinstance(error, QueueError):

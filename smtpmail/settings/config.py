@@ -27,6 +27,7 @@ from smtpmail.settings.values import (
     read_durations,
     read_host,
     read_ip_address,
+    read_journal_size,
     read_loopback,
     read_metrics,
     read_network,
@@ -229,6 +230,10 @@ class Config:
     timeout: float = setting(
         "--timeout", metavar="SECONDS", read=read_timeout, default=300.0, group="Limits",
         help="Longest silence of a client.",
+    )  # fmt: skip
+    journal_size: int = setting(
+        "--journal-size", metavar="SIZE", read=read_journal_size, default=16 * 1024**2, group="Limits",
+        help="Octets of the journal of each process, below the folder of the queue. 0: none, each file is synced.",
     )  # fmt: skip
     given_processes: int | None = setting(
         "--processes", metavar="N", read=read_processes, group="Limits",

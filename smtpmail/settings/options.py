@@ -14,6 +14,7 @@ import click
 
 from smtpmail.settings import sources
 from smtpmail.settings.config import Config, default, settings
+from smtpmail.settings.values import show_size
 
 _GIVEN = "smtpmail.options"
 """The key of click's `meta` (common to a command and its sub-commands) that holds what was given."""
@@ -90,6 +91,6 @@ def _default_of(name: str) -> str:
     setting, value = settings()[name], default(name)
     if setting.read is bool or value in (None, ()) or "Default:" in setting.help:
         return ""
-    if name == "max_size":
-        return f"  [default: {value // 1024**2}M]"
+    if name in ("max_size", "journal_size"):
+        return f"  [default: {show_size(value)}]"
     return f"  [default: {value:g}]" if isinstance(value, float) else f"  [default: {value}]"

@@ -10,6 +10,7 @@ from smtpmail.mail.address import AddressSyntaxError, normal_domain
 
 MAX_COUNT = 1_000_000
 MAX_PROCESSES = 128
+MIN_JOURNAL, MAX_JOURNAL = 1024**2, 1024**3
 
 
 class ConfigError(Exception):
@@ -130,6 +131,16 @@ def read_size(text: str) -> int:
     return int(match[1]) * _UNITS[match[2].upper()]
 
 
+def read_journal_size(text: str) -> int:
+    """Octets as read_size, within bounds, or 0."""
+    if text.strip() == "0":
+        return 0
+    size = read_size(text)
+    if not MIN_JOURNAL <= size <= MAX_JOURNAL:
+        raise ValueError(f"must be 0 or from {show_size(MIN_JOURNAL)} to {show_size(MAX_JOURNAL)}")
+    return size
+
+
 def read_count(text: str) -> int:
     """A whole number from 1."""
     return _number(text, MAX_COUNT)
@@ -169,6 +180,8 @@ def show_duration(seconds: float) -> str:
 
 def show_size(octets: int) -> str:
     """A size in the largest unit that divides it."""
+    if not octets:
+        return "0"
     unit, size = next((u, n) for u, n in reversed(_UNITS.items()) if not octets % n)
     return f"{octets // size}{unit}"
 

@@ -1,7 +1,8 @@
-"""Making files survive a power cut, many at the price of one.
+"""Making messages survive a power cut, many at the price of one.
 
-What several threads want on disk at the same moment is synced together (group commit): the first to come does it for
-all who came meanwhile. One alone pays only for its own files.
+What several threads want on disk at the same moment is made durable together (group commit): the first to come does it
+for all who came meanwhile. One alone pays only for its own. There are two ways (durability.py chooses): what is written
+to the journal with one sync needs none of its own; else contents are synced, then named, then the folders are synced.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from smtpmail.spool.files import NewFile, sync_files
 from smtpmail.spool.folder import Folder
+from smtpmail.spool.journal import Journal
+from smtpmail.spool.record import Record
 
-GROUP_PATIENCE = 0.002
+GROUP_PATIENCE = 0.02
 """Seconds that a whole group waits for locks of other programs; then those concerned wait apart from it."""
 
 AT_ONCE = 16
@@ -28,6 +32,10 @@ class Busy(OSError):
     """Another program holds the lock of a folder, or its state takes longer to find out than others should wait."""
 
 
+class Taken(Busy):
+    """Another program has taken the name that was recorded for a draft."""
+
+
 class Target(Protocol):
     """A folder that messages are put into."""
 
@@ -35,32 +43,58 @@ class Target(Protocol):
     patience: float
     """Seconds to wait for its lock."""
 
-    def place(self, drafts: Sequence[Any], give_up: float, *, apart: bool) -> None:
-        """Gives the drafts their names in the folder, sets `error` of those that can't have one.
+    journal: Journal | None
 
-        Waits for locks until `give_up` (monotonic time); unless `apart`, others wait meanwhile.
-        Raises Busy, OSError: then none of them is in.
+    def placing(
+        self, drafts: Sequence[Any], give_up: float, *, apart: bool
+    ) -> AbstractContextManager[Placing]:  # fmt: skip
+        """Holds the folder while its drafts get their names.
+
+        Waits for locks until `give_up` (monotonic time); unless `apart`, others wait meanwhile. Raises Busy, OSError.
         """
 
     def withdraw(self, draft: Any) -> None:
         """Takes a draft out again, if it is in. Raises OSError."""
 
 
+class Placing(Protocol):
+    """Drafts of one folder whose names are chosen."""
+
+    @property
+    def drafts(self) -> Sequence[Draft]:
+        """All of them."""
+
+    def records(self) -> Sequence[Record]:
+        """What the journal must tell of them."""
+
+    def give_names(self, *, recorded: bool) -> Sequence[Record]:
+        """Puts the drafts into the folder, under the names of their records if they are recorded.
+
+        Sets `error` of those that can't be there, and returns what the journal must tell of them.
+        """
+
+
 class Draft:
     """A message on its way into a folder. It has files from `write` to `close`."""
 
-    __slots__ = ("error", "file", "folder", "target")
+    __slots__ = ("error", "file", "folder", "parts", "target")
 
     def __init__(self, target: Target) -> None:
         self.target = target
         self.folder: Folder | None = None
         self.file: NewFile | None = None
+        self.parts: Sequence[bytes | bytearray] | None = None
+        """What the file contains, if the journal is to carry it."""
         self.error: OSError | None = None
         """Why it is not in the folder."""
 
     def write(self) -> None:
         """Makes the files, which have no name yet. Raises OSError."""
         raise NotImplementedError
+
+    def leave_journal(self) -> None:
+        """The journal does not carry it after all: makes what must be synced besides. Raises OSError."""
+        self.parts = None
 
     @property
     def unsynced(self) -> list[NewFile]:
@@ -165,9 +199,11 @@ def commit_each(drafts: Sequence[Draft], *, keep_open: bool = False) -> None:
                 if isinstance(draft.error, Busy):
                     # All of a message together wait no longer than one.
                     give_up = give_up or time.monotonic() + draft.target.patience
+                    taken = isinstance(draft.error, Taken)
                     draft.error = None
-                    _place(draft.target, [draft], give_up, apart=True)
-                    _sync_folders([draft])
+                    if taken:
+                        _try(draft, draft.leave_journal)
+                    _place([draft], give_up, apart=True)
             # Placed, and then the folder could not be synced.
             withdraw([draft for draft in batch if draft.error is not None])
         finally:
@@ -184,36 +220,117 @@ def withdraw(drafts: Sequence[Draft]) -> None:
 
 
 def _commit_batch(drafts: Sequence[Draft]) -> None:
-    files = [(draft, file) for draft in drafts for file in draft.unsynced]
-    for (draft, _), error in zip(files, sync_files([file for _, file in files]), strict=True):
-        draft.error = draft.error or error
-    by_target: dict[Target, list[Draft]] = {}
-    for draft in drafts:
-        if draft.error is None:
-            by_target.setdefault(draft.target, []).append(draft)
-    give_up = time.monotonic() + GROUP_PATIENCE
-    for target, group in by_target.items():
-        _place(target, group, give_up, apart=False)
-    _sync_folders(drafts)
+    _place(drafts, time.monotonic() + GROUP_PATIENCE, apart=False)
 
 
-def _place(target: Target, drafts: Sequence[Draft], give_up: float, *, apart: bool) -> None:
+def _place(drafts: Sequence[Draft], give_up: float, *, apart: bool) -> None:
+    """Puts the drafts into their folders, durably, or sets their `error`; raises nothing."""
     try:
-        target.place(drafts, give_up, apart=apart)
+        _place_all(drafts, give_up, apart=apart)
     except Exception as error:
-        # The thread of one may not fail for what befell the draft of another.
-        for draft in drafts:
-            draft.error = _as_oserror(error, target)
+        # One thread works for all: none of them may take for done what is not.
+        _fail([draft for draft in drafts if draft.error is None], error)
 
 
-def _sync_folders(drafts: Sequence[Draft]) -> None:
-    """Makes the names of what was placed durable: one folder of each target, for all its drafts are in the same."""
+def _place_all(drafts: Sequence[Draft], give_up: float, *, apart: bool) -> None:
+    synced = [draft for draft in drafts if draft.parts is None]
+    recorded = [draft for draft in drafts if draft.parts is not None]
+    _sync_contents(synced)
+    for group in _by_target(synced):
+        with _holding([group], give_up, apart=apart) as placings:
+            for placing in placings:
+                _give_names(placing, recorded=False)
+    _sync_folders(synced)
+    if recorded:
+        # All folders at once: records name what their drafts will be called, and are durable before anybody sees it.
+        with _holding(_by_target(recorded), give_up, apart=apart) as placings:
+            _record_and_name(placings)
+
+
+def _record_and_name(placings: Sequence[Placing]) -> None:
+    records = [record for placing in placings for record in placing.records()]
+    journal = next((draft.target.journal for placing in placings for draft in placing.drafts), None)
+    entry = journal.enter(records) if records and journal is not None else None
+    if entry is None:
+        drafts = [draft for placing in placings for draft in placing.drafts]
+        _sync_contents(drafts)
+        for placing in placings:
+            _give_names(placing, recorded=False)
+        _sync_folders(drafts)
+        return
+    with entry:
+        try:
+            entry.sync()
+        except OSError:
+            # The records may be on disk or not: with files that are, either is right.
+            _sync_contents([draft for placing in placings for draft in placing.drafts])
+        cancelled = [record for placing in placings for record in _give_names(placing, recorded=True)]
+        if not entry.synced:
+            _sync_folders([draft for placing in placings for draft in placing.drafts])
+        if cancelled:
+            assert journal is not None
+            _cancel(journal, cancelled)
+
+
+def _cancel(journal: Journal, records: Sequence[Record]) -> None:
+    """What was recorded is not so: a client is told to send it again, and a crash must not bring the first one back."""
+    entry = journal.remove(records)
+    if entry is not None:
+        with entry, contextlib.suppress(OSError):
+            entry.sync()
+
+
+def _by_target(drafts: Sequence[Draft]) -> list[list[Draft]]:
+    """Those without an error, in the order in which every process takes the locks: so none waits for the other."""
     groups: dict[Target, list[Draft]] = {}
     for draft in drafts:
         if draft.error is None:
             groups.setdefault(draft.target, []).append(draft)
-    folders = [folder for group in groups.values() if (folder := group[0].folder) is not None]
-    for group, error in zip(groups.values(), sync_files(folders), strict=True):
+    return sorted(groups.values(), key=lambda group: group[0].target.path)
+
+
+@contextlib.contextmanager
+def _holding(groups: Sequence[Sequence[Draft]], give_up: float, *, apart: bool) -> Iterator[list[Placing]]:
+    """Holds the folders of the groups; the drafts of one that can't be had have their `error`."""
+    with contextlib.ExitStack() as stack:
+        placings = []
+        for group in groups:
+            target = group[0].target
+            try:
+                placings.append(stack.enter_context(target.placing(group, give_up, apart=apart)))
+            except Exception as error:
+                _fail(group, error)
+        yield placings
+
+
+def _give_names(placing: Placing, *, recorded: bool) -> Sequence[Record]:
+    try:
+        return placing.give_names(recorded=recorded)
+    except Exception as error:
+        # The thread of one may not fail for what befell the draft of another.
+        _fail(placing.drafts, error)
+        return placing.records() if recorded else ()
+
+
+def _fail(drafts: Sequence[Draft], error: Exception) -> None:
+    for draft in drafts:
+        draft.error = _as_oserror(error, draft.target)
+
+
+def _sync_contents(drafts: Sequence[Draft]) -> None:
+    for draft in drafts:
+        if draft.error is None:
+            _try(draft, draft.leave_journal)
+    files = [(draft, file) for draft in drafts if draft.error is None for file in draft.unsynced]
+    for (draft, _), error in zip(files, sync_files([file for _, file in files]), strict=True):
+        draft.error = draft.error or error
+
+
+def _sync_folders(drafts: Sequence[Draft]) -> None:
+    """Makes the names of what was placed durable: one folder of each target, for all its drafts are in the same."""
+    groups = _by_target(drafts)
+    folders = [folder for group in groups if (folder := group[0].folder) is not None]
+    for group, error in zip(groups, sync_files(folders), strict=True):
         for draft in group:
             draft.error = error
 

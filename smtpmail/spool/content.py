@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Protocol
 
 from smtpmail.spool.files import NewFile, copy_content, write_all
@@ -21,6 +22,9 @@ class Source(Protocol):
 
     def make_file(self, folder_fd: int, scratch: str, header: bytes) -> NewFile:
         """A file of `header` and the content in an open folder; the caller closes it. Raises OSError."""
+
+    def parts(self, header: bytes) -> Sequence[bytes | bytearray] | None:
+        """What such a file contains; None when the content is not in memory."""
 
 
 class StoredContent:
@@ -43,6 +47,10 @@ class StoredContent:
             file.close()
             raise
         return file
+
+    def parts(self, header: bytes) -> None:
+        """See Source."""
+        return
 
 
 class Content:
@@ -91,6 +99,10 @@ class Content:
             file.close()
             raise
         return file
+
+    def parts(self, header: bytes) -> Sequence[bytes | bytearray] | None:
+        """See Source."""
+        return [header, self._buffer] if self._file is None else None
 
     def close(self) -> None:
         """Frees memory and file."""

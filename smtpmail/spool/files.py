@@ -96,7 +96,7 @@ _zero = ctypes.c_int64(0)
 
 
 def is_local(fd: int) -> bool:
-    """Whether a file lies on a local disk, which no other host changes, as far as is known."""
+    """Whether a file lies on a local disk, which no other host changes, and syncfs(2) is as good as fsync(2)."""
     return _syncfs_works(os.fstat(fd).st_dev, fd)
 
 

@@ -5,24 +5,43 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from smtpmail.spool.commit import Draft, commit
 from smtpmail.spool.files import NewFile
 from smtpmail.spool.folder import Folder
+from smtpmail.spool.record import Record
+
+
+class _Unnamed:
+    """See commit.Placing."""
+
+    def __init__(self, drafts: Sequence[Draft]) -> None:
+        self.drafts = drafts
+
+    def records(self) -> Sequence[Record]:
+        """None."""
+        return ()
+
+    def give_names(self, *, recorded: bool) -> Sequence[Record]:
+        """None."""
+        return ()
 
 
 class _Nowhere:
     """A target that gives no names: what is put into it is synced, and then gone."""
 
     patience = 0.0
+    journal = None
 
     def __init__(self, path: str) -> None:
         self.path = path
 
-    def place(self, drafts: Sequence[Any], give_up: float, *, apart: bool) -> None:
+    @contextlib.contextmanager
+    def placing(self, drafts: Sequence[Any], give_up: float, *, apart: bool) -> Iterator[_Unnamed]:
         """Nothing has a place here."""
+        yield _Unnamed(drafts)
 
     def withdraw(self, draft: Any) -> None:
         """Nothing is in."""

@@ -13,13 +13,13 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from smtpmail.log import log
 from smtpmail.spool.files import sync_file_system
-from smtpmail.spool.record import SECTOR, FormatError, Kind, Record
-from smtpmail.spool.segment import Segment, live_generation
+from smtpmail.spool.record import SECTOR, Kind, Record
+from smtpmail.spool.segment import Segment, live_generation, make
 
 REMOVALS = (Kind.REMOVED, Kind.CANCELLED, Kind.FINISHED)
 
@@ -74,15 +74,18 @@ class _Use:
 class Entry:
     """Records that were written; a context manager, to be left when what they describe is in place or given up."""
 
-    __slots__ = ("_journal", "_use")
+    __slots__ = ("_journal", "_use", "synced")
 
     def __init__(self, journal: Journal, use: _Use) -> None:
         self._journal = journal
         self._use = use
+        self.synced = False
+        """Whether `sync` has returned."""
 
     def sync(self) -> None:
         """Returns when the records are on disk. Raises OSError: then they may be, or not."""
         self._journal.sync()
+        self.synced = True
 
     def __enter__(self) -> Entry:
         return self
@@ -107,10 +110,11 @@ class Journal:
     ) -> None:
         self._folder = folder
         self._name = name
-        self._segment_size = max(size // SEGMENTS // SECTOR * SECTOR, SECTOR)
+        self._segment_size = _segment_size(size)
         self.largest = self._segment_size // LARGEST_SHARE
         """Octets of the largest message that it takes."""
         self._file_systems = tuple(file_systems)
+        self._devices = frozenset(os.fstat(fd).st_dev for fd in self._file_systems)
         self._rewrite = rewrite
         self._lock = threading.Lock()
         # What is waited for: a sync of another thread, the names of what is under way, work for the thread.
@@ -136,8 +140,7 @@ class Journal:
         os.makedirs(self._folder, 0o700, exist_ok=True)
         segments: list[Segment] = []
         try:
-            for number in range(SEGMENTS):
-                path = os.path.join(self._folder, f"{self._name}.{number}")
+            for path in _paths(self._folder, self._name):
                 segments.append(Segment(path, self._segment_size))
         except BaseException:
             for segment in segments:
@@ -148,7 +151,12 @@ class Journal:
             self._use_next()
 
     def start(self) -> None:
-        """Prepares, and keeps checkpoints, in a thread. Until it is ready, `enter` says that it is not."""
+        """Prepares, and keeps checkpoints in a thread."""
+        try:
+            self.prepare()
+        except OSError as error:
+            log.error("journal.failed", error=str(error), hint="each file is synced by itself until the next start")
+            return
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
 
@@ -173,6 +181,10 @@ class Journal:
         return empty
 
     # -- records
+
+    def takes(self, folder: int, size: int) -> bool:
+        """Whether it carries messages of so many octets for the file system of an open folder."""
+        return size <= self.largest and os.fstat(folder).st_dev in self._devices
 
     def remove(self, records: Sequence[Record]) -> Entry | None:
         """Writes removals, not yet synced. There is room for them alone; if it is used up, this waits for a checkpoint.
@@ -283,7 +295,7 @@ class Journal:
             while self._syncing:
                 self._synced.wait()
         # Looked at before the sync: so a segment that seems empty is so on disk, too, when this one is forgotten.
-        watch = self._live_elsewhere()
+        watch = live_generations(self._folder, without=self._name)
         try:
             self._sync_files(use)
             carried = [Carried(c.records, c.watch & watch) for c in use.carried if c.watch & watch]
@@ -331,15 +343,6 @@ class Journal:
         self.sync()
         return True
 
-    def _live_elsewhere(self) -> frozenset[bytes]:
-        """The generations of other processes' segments that hold records."""
-        found = set()
-        for name in os.listdir(self._folder):
-            if is_segment(name) and not name.startswith(f"{self._name}."):
-                with contextlib.suppress(FileNotFoundError, FormatError):
-                    found.add(live_generation(os.path.join(self._folder, name)))
-        return frozenset(generation for generation in found if generation is not None)
-
     # -- inside, with the lock held
 
     def _use_next(self) -> None:
@@ -367,11 +370,6 @@ class Journal:
     # -- the thread
 
     def _run(self) -> None:
-        try:
-            self.prepare()
-        except OSError as error:
-            log.error("journal.failed", error=str(error), hint="each file is synced by itself until the next start")
-            return
         while self._wait_until_due():
             try:
                 well = self.checkpoint()
@@ -396,6 +394,48 @@ class Journal:
             return False
 
 
+def _paths(folder: str, name: str) -> list[str]:
+    return [os.path.join(folder, f"{name}.{number}") for number in range(SEGMENTS)]
+
+
+def _segment_size(size: int) -> int:
+    return max(size // SEGMENTS // SECTOR * SECTOR, SECTOR)
+
+
+def make_segments(folder: str, name: str, size: int) -> None:
+    """Makes what `Journal.prepare` opens, if it is not there: all blocks are written once. Raises OSError."""
+    for path in _paths(folder, name):
+        make(path, _segment_size(size))
+
+
+@contextlib.contextmanager
+def removing(journal: Journal | None, record: Record, *, durably: bool = True) -> Iterator[bool]:
+    """Around a removal: a crash does not bring back what is removed. Gives whether it is recorded.
+
+    Unless `durably`, the record lasts only when the journal is synced next.
+    """
+    entry = journal.remove([record]) if journal is not None else None
+    if entry is None:
+        yield False
+        return
+    with entry:
+        yield True
+        if durably:
+            with contextlib.suppress(OSError):
+                entry.sync()
+
+
+def live_generations(folder: str, without: str = "") -> frozenset[bytes]:
+    """The generations of the segments that hold records, those of one process left out. Raises OSError, FormatError."""
+    found = set()
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(folder):
+            if is_segment(name) and name.partition(".")[0] != without:
+                with contextlib.suppress(FileNotFoundError):
+                    found.add(live_generation(os.path.join(folder, name)))
+    return frozenset(generation for generation in found if generation is not None)
+
+
 def is_segment(name: str) -> bool:
     """Whether a file in the folder is a segment of a process."""
     process, _, number = name.partition(".")
@@ -404,7 +444,7 @@ def is_segment(name: str) -> bool:
 
 def _merged(removals: Sequence[Record]) -> list[Record]:
     """The same removals in few records."""
-    pieces: dict[tuple[Kind, str], list[bytes]] = {}
+    pieces: dict[tuple[Kind, str], list[bytes | bytearray]] = {}
     for record in removals:
         pieces.setdefault((record.kind, record.place), []).extend(record.parts)
     return [Record(kind, place, parts=parts) for (kind, place), parts in pieces.items()]

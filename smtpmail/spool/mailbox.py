@@ -9,32 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import os
 import threading
 import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from smtpmail.log import log
-from smtpmail.spool.commit import Draft
 from smtpmail.spool.content import Content, Source
-from smtpmail.spool.files import NewFile, clear_scratch, free_octets, sync_folder
+from smtpmail.spool.files import clear_scratch, free_octets, sync_folder
 from smtpmail.spool.folder import Folder
 from smtpmail.spool.heartbeat import Heartbeat
-from smtpmail.spool.lock import (
-    LOCK,
-    MAX_NUMBER,
-    MailboxBusy,
-    highest_number,
-    locked,
-    note_number,
-    noted_number,
-    sync_number,
-    unlock,
-)
+from smtpmail.spool.journal import Journal, removing
+from smtpmail.spool.lock import LOCK, MailboxBusy, highest_number, locked, note_number, noted_number
+from smtpmail.spool.placing import Copy, MailboxDraft, Numbering, free_numbers
+from smtpmail.spool.record import Kind, Record
 from smtpmail.spool.sequences import SEQUENCES, Noted, add_unseen
 from smtpmail.spool.stock import StatusStock
 
@@ -51,8 +41,8 @@ MAILBOXES_KEPT = 64
 
 WELL_SECONDS = 1.0
 
-TAKEN = 32
-"""So many numbers that other programs have taken are tried one by one."""
+BUSY_SECONDS = 1.0
+"""For so long a group does not wait for a mailbox that another program had locked."""
 
 JUNK = "Junk"
 """The folder of mail that its domain says is likely forged."""
@@ -63,110 +53,24 @@ MAX_STORED = 4 * 1024**3
 __all__ = ["JUNK", "Copy", "Mailbox", "MailboxBusy", "MailboxDraft", "Spool"]
 
 
-@dataclass(frozen=True, slots=True)
-class Copy:
-    """One message for one mailbox: `header` goes before the content."""
-
-    user: str
-    header: bytes
-    folder: str = ""
-    """A folder within the mailbox, made when it is first needed."""
-
-
-class MailboxDraft(Draft):
-    """A message on its way into a mailbox, with its status."""
-
-    __slots__ = (
-        "_content",
-        "_header",
-        "_scratch",
-        "_status_is_durable",
-        "mailbox",
-        "number",
-        "status",
-        "subfolder",
-        "user",
-    )
-
-    def __init__(self, mailbox: Mailbox, content: Source, copy: Copy, scratch: str) -> None:
-        super().__init__(mailbox)
-        self.mailbox = mailbox
-        self.user = copy.user
-        self.subfolder = copy.folder
-        self.status: NewFile | None = None
-        self.number = 0
-        """Its number when it is in the mailbox, 0 before."""
-        self._content = content
-        self._header = copy.header
-        self._scratch = scratch
-        self._status_is_durable = False
-
-    def write(self) -> None:
-        self.folder = self.mailbox.open()
-        self.file = self._content.make_file(self.folder.fd, self._scratch, self._header)
-        self.status, self._status_is_durable = self.mailbox.stock.take(self.folder, self._scratch)
-
-    @property
-    def unsynced(self) -> list[NewFile]:
-        return super().unsynced + ([self.status] if self.status and not self._status_is_durable else [])
-
-    def give_number(self, numbers: Iterator[int]) -> None:
-        """Puts the message into the folder under the first of the numbers that is free, its status first: who sees the
-        message finds the status. Raises OSError.
-        """
-        assert self.folder is not None and self.file is not None and self.status is not None
-        folder = self.folder.fd
-        status = ""
-        try:
-            for number in itertools.islice(numbers, TAKEN):
-                with contextlib.suppress(FileExistsError):  # another program was faster
-                    status = self._name_status(f"{number}.status", status, folder)
-                    self.file.give_name(str(number), folder)
-                    self.number = number
-                    return
-            raise MailboxBusy(errno.EAGAIN, "other programs take one number after the other", self.folder.path)
-        except OSError:
-            if status and self.folder.is_same(status, self.status.fd):
-                os.unlink(status, dir_fd=folder)
-            raise
-
-    def _name_status(self, name: str, before: str, folder: int) -> str:
-        """Gives the status a name, or another one than `before`. Raises FileExistsError when it can't be had."""
-        assert self.status is not None
-        try:
-            if before:
-                os.rename(before, name, src_dir_fd=folder, dst_dir_fd=folder)
-                return name
-            with contextlib.suppress(FileExistsError):
-                self.status.give_name(name, folder)
-                return name
-            # Left by a crash: we hold the lock, so nobody is at work on it.
-            os.unlink(name, dir_fd=folder)
-        except (IsADirectoryError, PermissionError) as error:
-            raise FileExistsError(errno.EEXIST, error.strerror, name) from None
-        self.status.give_name(name, folder)
-        return name
-
-    def close(self) -> None:
-        super().close()
-        if self.status is not None:
-            self.status.close()
-            self.status = None
-
-
 class Mailbox:
     """One user's folder, which may belong to the user: whatever they put there concerns this mailbox alone."""
 
     patience = LOCK_PATIENCE
 
-    def __init__(self, path: str, parent: Mailbox | None = None) -> None:
-        """`parent`: the mailbox that this is a folder of."""
+    def __init__(
+        self, path: str, parent: Mailbox | None = None, place: str = "", journal: Journal | None = None
+    ) -> None:
+        """`parent`: the mailbox that this is a folder of. `place`: its path below the spool, as records name it."""
         self.path = path
+        self.place = place
+        self.journal = journal
         self._parent = parent
         self.stock = StatusStock()
         # POSIX locks keep processes apart, not threads.
         self.mutex = threading.Lock()
         self._noted: Noted | None = None
+        self._busy_until = 0.0
 
     def open(self) -> Folder:
         """The folder, made if it is not there. Raises OSError."""
@@ -198,38 +102,50 @@ class Mailbox:
         finally:
             folder.close()
 
-    def place(self, drafts: Sequence[MailboxDraft], give_up: float, *, apart: bool) -> None:
-        """Gives the drafts the next numbers (commit.Target)."""
+    @contextlib.contextmanager
+    def holding(self, folder: Folder, give_up: float, *, create: bool = True) -> Iterator[int]:
+        """Keeps other threads and programs away from an open folder; gives a descriptor of the lock file.
+
+        Raises MailboxBusy, OSError; FileNotFoundError when there is no lock file and none is to be made.
+        """
+        if not self.mutex.acquire(timeout=max(0.0, give_up - time.monotonic())):
+            raise MailboxBusy(errno.EAGAIN, "the mailbox is in use by another thread", self.path)
+        try:
+            with locked(folder, give_up, create=create) as lock:
+                yield lock
+        finally:
+            self.mutex.release()
+
+    @contextlib.contextmanager
+    def placing(self, drafts: Sequence[MailboxDraft], give_up: float, *, apart: bool) -> Iterator[Numbering]:
+        """Holds the lock, and chooses the next numbers for the drafts (commit.Target)."""
         folder = drafts[0].folder
         assert folder is not None
-        with self._alone(give_up), locked(folder, give_up) as lock:
-            if not folder.is_in_place():
-                raise OSError(errno.ESTALE, "the mailbox was replaced by another one", self.path)
-            noted = noted_number(lock)
-            last = noted if noted is not None else highest_number(folder, apart=apart)
-            free = _free_numbers(folder, last, apart=apart)
-            expected = list(itertools.islice(free, len(drafts)))
-            # Before the messages: who finds a message finds it unseen.
-            self._note_unseen(folder, expected, give_up)
-            numbers = itertools.chain(expected, free)
-            for draft in drafts:
-                try:
-                    draft.give_number(numbers)
-                except OSError as error:
-                    draft.error = error
-            if given := [draft.number for draft in drafts if draft.number]:
-                note_number(lock, given[-1])
-                others = [number for number in given if number not in expected]
-                if self._noted is not None and (others or not self._noted.holds(folder)):
-                    with contextlib.suppress(OSError):
-                        self._note_unseen(folder, others, give_up)
-                unlock(lock)
-                sync_number(lock, new=noted is None)
+        if not apart and time.monotonic() < self._busy_until:
+            give_up = 0.0
+        try:
+            with self.holding(folder, give_up) as lock:
+                if not folder.is_in_place():
+                    raise OSError(errno.ESTALE, "the mailbox was replaced by another one", self.path)
+                noted = noted_number(lock)
+                last = noted if noted is not None else highest_number(folder, apart=apart)
+                free = free_numbers(folder, last, apart=apart)
+                yield Numbering(self, drafts, lock, free, first_time=noted is None, give_up=give_up)
+        except MailboxBusy:
+            # A group does not wait for it again and again.
+            self._busy_until = time.monotonic() + BUSY_SECONDS
+            raise
 
-    def _note_unseen(self, folder: Folder, numbers: Sequence[int], give_up: float) -> None:
+    def note_unseen(self, folder: Folder, numbers: Sequence[int], give_up: float) -> None:
+        """New mail is unseen for MH readers. Raises MailboxBusy, OSError."""
         self._noted = add_unseen(folder, numbers, self._noted, give_up)
         if self._noted is None:
             log.warning("mailbox.unseen_skipped", mailbox=self.path, file=SEQUENCES)
+
+    def note_lost(self, folder: Folder, numbers: Sequence[int], give_up: float) -> None:
+        """Notes what a reader has left out meanwhile, and `numbers`. Raises MailboxBusy, OSError."""
+        if self._noted is not None and (numbers or not self._noted.holds(folder)):
+            self.note_unseen(folder, numbers, give_up)
 
     def withdraw(self, draft: MailboxDraft) -> None:
         """Takes a draft out again if it has been placed (commit.Target)."""
@@ -237,8 +153,9 @@ class Mailbox:
             return
         folder = draft.folder or Folder(self.path)
         try:
-            os.unlink(str(draft.number), dir_fd=folder.fd)
-            os.unlink(f"{draft.number}.status", dir_fd=folder.fd)
+            with removing(self.journal, Record(Kind.REMOVED, self.place, parts=(b"%d\n" % draft.number,))):
+                os.unlink(str(draft.number), dir_fd=folder.fd)
+                os.unlink(f"{draft.number}.status", dir_fd=folder.fd)
             draft.number = 0
         finally:
             if folder is not draft.folder:
@@ -251,11 +168,11 @@ class Mailbox:
         """
         folder = Folder(self.path)
         try:
-            with self._alone(give_up), locked(folder, give_up, create=False) as lock:
+            with self.holding(folder, give_up, create=False) as lock:
                 noted = noted_number(lock)
                 if noted is None:
                     return False
-                last = next(_free_numbers(folder, noted, apart=True)) - 1
+                last = next(free_numbers(folder, noted, apart=True)) - 1
                 if last > noted:
                     note_number(lock, last)
                 if not folder.exists(f"{last + 1}.status"):
@@ -267,37 +184,14 @@ class Mailbox:
         finally:
             folder.close()
 
-    @contextlib.contextmanager
-    def _alone(self, give_up: float) -> Iterator[None]:
-        """Keeps the threads of this process apart. Raises MailboxBusy."""
-        if not self.mutex.acquire(timeout=max(0.0, give_up - time.monotonic())):
-            raise MailboxBusy(errno.EAGAIN, "the mailbox is in use by another thread", self.path)
-        try:
-            yield
-        finally:
-            self.mutex.release()
-
-
-def _free_numbers(folder: Folder, last: int, *, apart: bool) -> Iterator[int]:
-    """The numbers above `last` that no other program has taken. Raises OSError."""
-    taken = 0
-    while last < MAX_NUMBER:
-        last += 1
-        if not folder.exists(str(last)):
-            yield last
-            continue
-        taken += 1
-        if taken == TAKEN:
-            # The lock file is far behind the names.
-            last = max(last, highest_number(folder, apart=apart))
-    raise OSError(errno.EOVERFLOW, "there is no number left", folder.path)
-
 
 class Spool:
     """All mailboxes."""
 
     def __init__(self, path: str) -> None:
         self.path = os.path.abspath(path)
+        self.journal: Journal | None = None
+        """Carries the promise for new messages, where durability.py says so."""
         self._scratch = os.path.join(self.path, SCRATCH)
         self._mutex = threading.Lock()
         self._well: dict[str, float] = {}
@@ -322,7 +216,8 @@ class Spool:
         with self._mutex:
             mailbox = self._mailboxes.get(key)
             if mailbox is None:
-                mailbox = self._mailboxes[key] = Mailbox(os.path.join(self.path, key), parent)
+                mailbox = Mailbox(os.path.join(self.path, key), parent, key, self.journal)
+                self._mailboxes[key] = mailbox
             # The last ones used are kept for what they have in stock.
             self._recent[key] = mailbox
             self._recent.move_to_end(key)

@@ -25,6 +25,9 @@ from smtpmail.spool.commit import Draft
 from smtpmail.spool.content import Content
 from smtpmail.spool.files import clear_scratch, free_octets, sync_folder, write_all
 from smtpmail.spool.folder import Folder
+from smtpmail.spool.journal import Journal, removing
+from smtpmail.spool.record import Kind, Record
+from smtpmail.spool.replay import REMOVED_LINE
 
 SCRATCH = ".new"
 SERVER = ".server"
@@ -54,6 +57,38 @@ class QueueDraft(Draft):
     def write(self) -> None:
         self.folder = self._store.open_folder()
         self.file = self._content.make_file(self.folder.fd, self._store.scratch, self._header)
+        journal = self._store.journal
+        if journal is not None and journal.takes(self.folder.fd, len(self._header) + self._content.size):
+            self.parts = self._content.parts(self._header)
+
+
+class _Naming:
+    """Drafts for the queue, each under its id (commit.Placing)."""
+
+    def __init__(self, drafts: Sequence[QueueDraft]) -> None:
+        self.drafts = drafts
+
+    def records(self) -> list[Record]:
+        """See commit.Placing."""
+        now = time.monotonic_ns()
+        return [Record(Kind.QUEUED, draft.item.id, parts=draft.parts or (), time=now) for draft in self.drafts]
+
+    def give_names(self, *, recorded: bool) -> list[Record]:
+        """See commit.Placing."""
+        for draft in self.drafts:
+            if draft.error is None:
+                assert draft.folder is not None and draft.file is not None
+                try:
+                    draft.file.give_name(draft.item.id, draft.folder.fd)
+                    draft.placed = True
+                except OSError as error:
+                    draft.error = error
+        missing = [draft.item.id for draft in self.drafts if not draft.placed]
+        return [_finished(missing)] if recorded and missing else []
+
+
+def _finished(ids: Sequence[str]) -> Record:
+    return Record(Kind.FINISHED, parts=[f"{id_}\n".encode() for id_ in ids], time=time.monotonic_ns())
 
 
 class QueueStore:
@@ -64,7 +99,10 @@ class QueueStore:
     def __init__(self, path: str) -> None:
         self.path = os.path.abspath(path)
         self.scratch = os.path.join(self.path, SCRATCH)
+        self.journal: Journal | None = None
+        """Carries the promise for what happens here, where durability.py says so."""
         self._flush_lock = threading.Lock()
+        self._unsynced_names = False
         self.unflushed = False
         """Whether a removal may not be on disk yet."""
 
@@ -80,15 +118,10 @@ class QueueStore:
         item.content_offset = len(line)
         return QueueDraft(self, content, item, line + header)
 
-    def place(self, drafts: Sequence[QueueDraft], give_up: float, *, apart: bool) -> None:
-        """Gives the drafts their names (commit.Target)."""
-        for draft in drafts:
-            assert draft.folder is not None and draft.file is not None
-            try:
-                draft.file.give_name(draft.item.id, draft.folder.fd)
-                draft.placed = True
-            except OSError as error:
-                draft.error = error
+    @contextlib.contextmanager
+    def placing(self, drafts: Sequence[QueueDraft], give_up: float, *, apart: bool) -> Iterator[_Naming]:
+        """There is no lock (commit.Target)."""
+        yield _Naming(drafts)
 
     def open_folder(self) -> Folder:
         """The folder of the queue, to whose names everything is relative. Raises OSError."""
@@ -173,11 +206,24 @@ class QueueStore:
         """
         now = round(time.time(), 3)
         data = b"".join(json.dumps({"time": now, **entry}).encode() + b"\n" for entry in entries)
+        if not os.path.exists(os.path.join(self.path, item.id)):
+            return
+        record = Record(Kind.PROGRESS, item.id, parts=(data,), time=time.monotonic_ns())
+        written = self.journal.enter([record], reserve=0) if self.journal is not None else None
+        if written is None:
+            self._append(item.id, data, sync=True)
+        else:
+            with written:
+                with contextlib.suppress(OSError):
+                    written.sync()
+                self._append(item.id, data, sync=not written.synced)
+        for entry in entries:
+            item.apply(entry)
+
+    def _append(self, id_: str, data: bytes, *, sync: bool) -> None:
         folder = self.open_folder()
         try:
-            if not folder.exists(item.id):
-                return
-            name = f"{item.id}.log"
+            name = f"{id_}.log"
             new = not folder.exists(name)
             fd = folder.open_file(name, os.O_RDWR | os.O_APPEND | os.O_CREAT)
             try:
@@ -186,31 +232,47 @@ class QueueStore:
                 if end and os.pread(fd, 1, end - 1) != b"\n":
                     data = b"\n" + data
                 write_all(fd, [data])
-                os.fsync(fd)
+                if sync:
+                    os.fsync(fd)
             finally:
                 os.close(fd)
-            if new:
+            if new and sync:
                 os.fsync(folder.fd)
         finally:
             folder.close()
-        for entry in entries:
-            item.apply(entry)
 
     def remove(self, id_: str) -> None:
         """Forgets a message. The message first: a log alone means nothing, a message alone would be sent again."""
         if not _ID.fullmatch(id_):
             raise QueueError(f"{id_!r} is no id of a message")
-        for path in (os.path.join(self.path, id_), self._log(id_)):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+        with removing(self.journal, _finished([id_]), durably=False) as recorded:
+            paths = [os.path.join(self.path, id_), self._log(id_)]
+            if self.journal is not None and not recorded and os.path.exists(paths[0]):
+                # The message may be in another journal: so its log stays until the next start, and tells.
+                self._append(id_, REMOVED_LINE, sync=True)
+                paths.pop()
+            for path in paths:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+        self._unsynced_names = self._unsynced_names or not recorded
         self.unflushed = True
+
+    def note_removed(self, id_: str) -> None:
+        """Somebody else has removed a message: a crash does not bring it back."""
+        if self.journal is not None and id_.isalnum() and not os.path.exists(os.path.join(self.path, id_)):
+            with removing(self.journal, _finished([id_])):
+                pass
 
     def flush(self) -> None:
         """Makes removals durable; called every now and then, so that many cost one fsync."""
         with self._flush_lock:
             if self.unflushed:
                 self.unflushed = False
-                sync_folder(self.path)
+                if self._unsynced_names:
+                    self._unsynced_names = False
+                    sync_folder(self.path)
+                if self.journal is not None:
+                    self.journal.sync()
 
     def repair(self) -> int:
         """Removes what a crash left behind, if its name is one of ours; returns how many files. Raises OSError."""

@@ -64,7 +64,7 @@ class Record:
     place: str = ""
     number: int = 0
     state: bytes = b""
-    parts: Sequence[bytes] = ()
+    parts: Sequence[bytes | bytearray] = ()
     """The content, in pieces."""
     time: int = 0
     """Nanoseconds of a clock that all processes share (CLOCK_MONOTONIC): puts records of several journals in order."""
@@ -74,7 +74,7 @@ class Record:
         """All pieces."""
         return b"".join(self.parts)
 
-    def encode(self, generation: bytes) -> list[bytes]:
+    def encode(self, generation: bytes) -> list[bytes | bytearray]:
         """The record in pieces, padded to whole sectors."""
         place = os.fsencode(self.place)
         size = sum(map(len, self.parts))

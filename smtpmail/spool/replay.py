@@ -62,8 +62,9 @@ def plan(records: Iterable[Record]) -> Plan:
             case Kind.FINISHED:
                 finished.update(record.content.decode("ascii").split())
     for place, number in cancelled:
-        if (record := mailboxes.setdefault(place, Messages()).stored.pop(number, None)) is not None:
-            mailboxes[place].cancelled[number] = record
+        messages = mailboxes.setdefault(place, Messages())
+        if number in messages.stored:
+            messages.cancelled[number] = messages.stored.pop(number)
     for messages in mailboxes.values():
         for number in messages.removed:
             messages.stored.pop(number, None)
@@ -90,6 +91,15 @@ def is_damaged(found: bytes, content: bytes) -> bool:
         if piece != content[start : start + len(piece)] and piece.strip(b"\0"):
             return False
     return True
+
+
+REMOVED_LINE = b'{"removed": true}\n'
+"""In the log of a queued message that has left although no record could tell of it."""
+
+
+def is_removed(log: bytes) -> bool:
+    """Whether the log of a queued message says that the message has left."""
+    return log.startswith(REMOVED_LINE) or b"\n" + REMOVED_LINE in log
 
 
 def missing_lines(found: bytes, lines: bytes) -> bytes:

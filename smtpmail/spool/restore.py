@@ -20,9 +20,11 @@ from smtpmail.spool.folder import SAFELY, Folder
 from smtpmail.spool.journal import FOLDER, KEPT, is_segment
 from smtpmail.spool.lock import MAX_NUMBER, highest_number, locked, note_number, noted_number
 from smtpmail.spool.record import Kind, Record
-from smtpmail.spool.replay import Messages, Plan, is_damaged, missing_lines, plan
-from smtpmail.spool.segment import read_records, write_kept
+from smtpmail.spool.replay import Messages, Plan, is_damaged, is_removed, missing_lines, plan
+from smtpmail.spool.segment import clear, read_records, write_kept
 from smtpmail.spool.sequences import add_unseen
+
+LONGEST_LOG = 1 << 24
 
 PATIENCE = 10.0
 """Seconds that a start waits for the locks of all mailboxes together."""
@@ -63,8 +65,10 @@ def restore(spool: str, queue: str) -> Restored:
     if done.kept:
         write_kept(kept, done.kept)
     for name in used:
-        if name != KEPT or not done.kept:
-            os.unlink(os.path.join(folder, name))
+        if name != KEPT:
+            clear(os.path.join(folder, name))
+        elif not done.kept:
+            os.unlink(kept)
     with _open(folder) as opened:
         os.fsync(opened.fd)
     return done
@@ -93,7 +97,7 @@ def rewrite(
         for id_, record in made.queued.items():
             disk.rewrite(queue_folder, id_, record.content)
         for id_ in made.progress:
-            found = disk.read(queue_folder, f"{id_}.log", 1 << 24)
+            found = disk.read(queue_folder, f"{id_}.log", LONGEST_LOG)
             if found is not None:
                 disk.rewrite(queue_folder, f"{id_}.log", found)
         disk.sync()
@@ -137,7 +141,7 @@ class Disk:
         try:
             try:
                 write_all(fd, [content])
-                self._sync_elsewhere(fd)
+                self.sync_elsewhere(fd)
             finally:
                 os.close(fd)
             if replace:
@@ -146,7 +150,7 @@ class Disk:
                 os.link(new, name, src_dir_fd=folder.fd, dst_dir_fd=folder.fd, follow_symlinks=False)
         finally:
             self.clear(folder, name)
-        self._sync_elsewhere(folder.fd)
+        self.sync_elsewhere(folder.fd)
         self.files += 1
 
     def clear(self, folder: Folder, name: str) -> None:
@@ -163,17 +167,17 @@ class Disk:
         """Raises OSError."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=folder.fd)
-            self._sync_elsewhere(folder.fd)
+            self.sync_elsewhere(folder.fd)
 
     def append(self, folder: Folder, name: str, data: bytes) -> None:
         """Raises OSError."""
         fd = folder.open_file(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         try:
             write_all(fd, [data])
-            self._sync_elsewhere(fd)
+            self.sync_elsewhere(fd)
         finally:
             os.close(fd)
-        self._sync_elsewhere(folder.fd)
+        self.sync_elsewhere(folder.fd)
         self.files += 1
 
     def sync(self) -> None:
@@ -181,7 +185,8 @@ class Disk:
         for fd in self._file_systems:
             sync_file_system(fd)
 
-    def _sync_elsewhere(self, fd: int) -> None:
+    def sync_elsewhere(self, fd: int) -> None:
+        """Makes a file durable that `sync` does not reach. Raises OSError."""
         if os.fstat(fd).st_dev not in self._devices:
             os.fsync(fd)
 
@@ -251,7 +256,8 @@ def _restore_mailbox(disk: Disk, spool: Folder, place: str, messages: Messages, 
                 if _is_message(disk, folder, number, record.content):
                     _remove_message(disk, folder, number)
             if noted is None or last > noted:
-                note_number(lock, last, new=noted is None)
+                note_number(lock, last)
+                disk.sync_elsewhere(lock)
             if restored:
                 with contextlib.suppress(OSError):
                     add_unseen(folder, sorted(restored), None, time.monotonic() + 1)
@@ -332,12 +338,15 @@ def _restore_queue(disk: Disk, folder: Folder, made: Plan) -> None:
         disk.remove(folder, f"{id_}.log")
     for id_, record in made.queued.items():
         content = record.content
+        if is_removed(disk.read(folder, f"{id_}.log", LONGEST_LOG) or b""):
+            disk.remove(folder, id_)
+            continue
         found = disk.read(folder, id_, len(content))
         if found is None or is_damaged(found, content):
             disk.write(folder, id_, content, replace=found is not None)
     for id_, lines in made.progress.items():
         if folder.exists(id_):
-            found = disk.read(folder, f"{id_}.log", 1 << 24) or b""
+            found = disk.read(folder, f"{id_}.log", LONGEST_LOG) or b""
             if missing := missing_lines(found, lines):
                 disk.append(folder, f"{id_}.log", missing)
 

@@ -86,6 +86,24 @@ class Segment:
         os.close(self._fd)
 
 
+def make(path: str, size: int) -> None:
+    """Sees to it that there is a file of this size, which may have records. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        if os.stat(path, follow_symlinks=False).st_size == size:
+            return
+    os.close(_make(path, size))
+
+
+def clear(path: str) -> None:
+    """Forgets the records of a segment that nobody has open; its blocks stay. Raises OSError."""
+    fd = os.open(path, _FLAGS)
+    try:
+        _pwrite_all(fd, encode_header(secrets.token_bytes(16), os.fstat(fd).st_size), 0)
+        os.fdatasync(fd)
+    finally:
+        os.close(fd)
+
+
 def _make(path: str, size: int) -> int:
     """A new file of zeros, all its blocks in use. Raises OSError."""
     new = f"{path}.new"

@@ -46,6 +46,10 @@ class StatusStock:
             self._files += more
         return first, True
 
+    def make(self, folder: Folder, scratch: str) -> NewFile:
+        """A single one, not durable. Raises OSError."""
+        return _new(folder, scratch)
+
     def _look_at(self, folder: Folder) -> None:
         """Drops the stock when the folder is another one, or gives its files other rights now."""
         status = os.fstat(folder.fd)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from smtpmail.spool.commit import commit
+from smtpmail.spool.durability import use_journal
+from smtpmail.spool.journal import Journal
 from smtpmail.spool.mailbox import Copy, Spool
+from smtpmail.spool.queue import QueueStore
 
 HEADER = b"Return-Path: <alice@example.org>\n"
 
@@ -30,6 +34,17 @@ def deliver(spool: Spool, *users: str, content: bytes = b"Subject: x\n\nx\n", pi
                 draft.close()
     finally:
         message.close()
+
+
+def with_journal(spool: Spool, queue: QueueStore | None = None, size: int = 1 << 20) -> Journal:
+    """Gives the spool (and the queue) a journal that is ready, but keeps no checkpoints by itself."""
+    if queue is None:
+        queue = QueueStore(os.path.join(spool.path, ".queue"))
+        os.makedirs(queue.path, exist_ok=True)
+    journal = use_journal(spool, queue, 0, size)
+    assert journal is not None, "tests need a local file system under the temporary folder"
+    journal.prepare()
+    return journal
 
 
 def visible(folder: Path) -> set[str]:

@@ -148,7 +148,7 @@ def test_hops(door: Door, count: int, taken: bool, step: int) -> None:
 def test_all_or_nothing(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     """The queue does not take it: so no mailbox has it."""
     fail: Callable[..., None] = lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space"))  # noqa: E731
-    monkeypatch.setattr(door.queue, "place", fail)
+    monkeypatch.setattr(door.queue, "placing", fail)
     with pytest.raises(OSError, match="No space"):
         door.take(to(BOB, ANNA), b"\nx\n")
     assert door.files("bob") == []

@@ -107,7 +107,7 @@ def default_of(setting: config.Setting) -> str:
     default = config.default(name)
     if setting.read is bool or default in (None, ()):
         return ""
-    if setting.key == "max-size":
+    if setting.key in ("max-size", "journal-size"):
         return f"{default // 1024**2}M"
     return f"{default:g}" if isinstance(default, float) else "" if isinstance(default, tuple) else str(default)
 

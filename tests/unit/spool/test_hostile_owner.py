@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from support import require
-from support.spool import deliver, locked_by_another_process, visible, with_status
+from support.spool import deliver, locked_by_another_process, visible, with_journal, with_status
 
 from smtpmail.spool import mailbox
 from smtpmail.spool.commit import commit, commit_each
@@ -28,10 +28,12 @@ AT_ONCE_SECONDS = 20
 """Far more than a delivery takes, far less than a wait for the owner."""
 
 
-@pytest.fixture
-def spool(tmp_path: Path) -> Spool:
+@pytest.fixture(params=[False, True], ids=["each file synced", "journal"])
+def spool(tmp_path: Path, request: pytest.FixtureRequest) -> Spool:
     os.umask(0o077)
     spool = Spool(str(tmp_path))
+    if request.param:
+        with_journal(spool)
     deliver(spool, "bob", "carol")
     return spool
 

@@ -13,16 +13,20 @@ from pathlib import Path
 import pytest
 from support import require
 from support.server import read_mailbox
-from support.spool import HEADER, deliver, locked_by_another_process, visible, with_status
+from support.spool import HEADER, deliver, locked_by_another_process, visible, with_journal, with_status
 
 from smtpmail.spool import mailbox
 from smtpmail.spool.mailbox import MailboxBusy, Spool
 
 
-@pytest.fixture
-def spool(tmp_path: Path) -> Spool:
+@pytest.fixture(params=[False, True], ids=["each file synced", "journal"])
+def spool(tmp_path: Path, request: pytest.FixtureRequest) -> Spool:
+    """The two ways to be durable: nobody sees a difference."""
     os.umask(0o077)
-    return Spool(str(tmp_path))
+    made = Spool(str(tmp_path))
+    if request.param:
+        with_journal(made)
+    return made
 
 
 def test_numbers_and_states(spool: Spool, tmp_path: Path) -> None:
