@@ -13,6 +13,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from smtpmail.inbound.admission import Admission
 from smtpmail.inbound.guard import Gatekeeper
@@ -201,7 +202,8 @@ class Doors:
                 del self._connections[connection]
 
     def _open_account(self, user: str) -> Account:
-        return Account(self._spool.path, self._spool.scratch, user, self._spool.mailbox(user).mutex)
+        mutex, removing = self._spool.mailbox(user).mutex, partial(self._spool.removing, user)
+        return Account(self._spool.path, self._spool.scratch, user, mutex, removing)
 
     # -- devices
 

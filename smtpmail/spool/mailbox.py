@@ -15,6 +15,7 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 
 from smtpmail.log import log
 from smtpmail.spool.content import Content, Source
@@ -224,6 +225,10 @@ class Spool:
             if len(self._recent) > MAILBOXES_KEPT:
                 self._recent.popitem(last=False)
             return mailbox
+
+    def removing(self, user: str, numbers: Sequence[int]) -> AbstractContextManager[object]:
+        """To be entered while a reader removes messages: a crash does not bring them back."""
+        return removing(self.journal, Record(Kind.REMOVED, user, parts=[b"%d\n" % number for number in numbers]))
 
     def content(self) -> Content:
         """Begins the content of a message for mailboxes."""

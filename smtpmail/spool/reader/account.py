@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from smtpmail.spool.files import write_all
 from smtpmail.spool.folder import Folder
 from smtpmail.spool.reader.lock import FolderLock
-from smtpmail.spool.reader.mailfolder import PATIENCE, MailFolder
+from smtpmail.spool.reader.mailfolder import PATIENCE, MailFolder, Removing, unrecorded
 from smtpmail.spool.reader.names import INBOX, MAX_LEVELS, BadName, directories, open_below, unescape
 from smtpmail.spool.reader.validity import read_validity
 
@@ -67,10 +67,19 @@ class Entry:
 class Account:
     """One user's folders. `mutex` is that of the deliveries into INBOX, if this process makes some.
 
+    `removing` is told the numbers of messages that leave INBOX, and entered meanwhile.
+
     Methods raise OSError beside what they say.
     """
 
-    def __init__(self, spool: str, scratch: str, user: str, mutex: threading.Lock | None = None) -> None:
+    def __init__(
+        self,
+        spool: str,
+        scratch: str,
+        user: str,
+        mutex: threading.Lock | None = None,
+        removing: Removing = unrecorded,
+    ) -> None:
         path = os.path.join(spool, user)
         try:
             self._root = Folder(path)
@@ -81,6 +90,7 @@ class Account:
         self.user = user
         self._scratch = scratch
         self._mutex = mutex
+        self._removing = removing
         self._root_lock = FolderLock(self._root, mutex)
 
     def close(self) -> None:
@@ -104,7 +114,7 @@ class Account:
         if not way:
             root = open_below(self._root, ".")
             root.path = self._root.path
-            return MailFolder(root, self._scratch, self._mutex, self._deleted_validity)
+            return MailFolder(root, self._scratch, self._mutex, self._deleted_validity, self._removing)
         folder = self._open(way)
         if folder.exists(NO_SELECT) or way == [INBOX]:
             folder.close()

@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from smtpmail.spool.files import NewFile, sync_files, write_all
@@ -58,8 +59,18 @@ class NewMessage:
     number: int = 0
 
 
+Removing = Callable[[Sequence[int]], AbstractContextManager[object]]
+
+
+def unrecorded(numbers: Sequence[int]) -> AbstractContextManager[object]:
+    """A removal that nothing need know of."""
+    return contextlib.nullcontext()
+
+
 class MailFolder:
-    """An open folder; `close` gives its descriptor back. `mutex` as in FolderLock. Raises OSError.
+    """An open folder; `close` gives its descriptor back. Raises OSError.
+
+    `mutex` as in FolderLock, `removing` as in Account.
 
     A UIDVALIDITY that it needs is larger than `validity_above` tells: folders of its name may have been before it.
     """
@@ -70,11 +81,13 @@ class MailFolder:
         scratch: str,
         mutex: threading.Lock | None = None,
         validity_above: Callable[[], int] = lambda: 0,
+        removing: Removing = unrecorded,
     ) -> None:
         self.folder = folder
         self._scratch = scratch
         self._lock = FolderLock(folder, mutex)
         self._validity_above = validity_above
+        self._removing = removing
         self._index: Index | None = None
         self._saved: Index | None = None
         self.touched = False
@@ -328,14 +341,15 @@ class MailFolder:
             if not chosen:
                 return []
             lock.note(max(lock.last(), *chosen), durable=True)
-            for number in chosen:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(str(number), dir_fd=self.folder.fd)
-                removed.append(number)
-            for number in chosen:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(f"{number}.status", dir_fd=self.folder.fd)
-            os.fsync(self.folder.fd)
+            with self._removing(chosen):
+                for number in chosen:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(str(number), dir_fd=self.folder.fd)
+                    removed.append(number)
+                for number in chosen:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(f"{number}.status", dir_fd=self.folder.fd)
+                os.fsync(self.folder.fd)
             note_states(self.folder, dict.fromkeys(removed, (_ANY, frozenset({b"\\Seen"}))))
         return removed
 

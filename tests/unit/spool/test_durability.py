@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from smtpmail.spool.commit import commit
 from smtpmail.spool.journal import FOLDER, Journal
 from smtpmail.spool.mailbox import Spool
 from smtpmail.spool.queue import QueueStore
+from smtpmail.spool.reader.account import Account
 from smtpmail.spool.record import Kind, Record
 from smtpmail.spool.segment import Segment, read_records
 
@@ -95,9 +97,9 @@ def test_a_relayed_message_costs_one_sync(place: Place, syncs: list[str]) -> Non
 
 def test_a_removal_that_did_not_reach_the_disk(place: Place) -> None:
     item = place.enqueue()
-    text = (place.path / ".queue/" + ID).read_bytes()
+    text = (place.path / f".queue/{ID}").read_bytes()
     place.queue.remove(item.id)
-    (place.path / ".queue/" + ID).write_bytes(text)
+    (place.path / f".queue/{ID}").write_bytes(text)
     place.after_a_power_cut()
     assert place.queue.ids() == []
 
@@ -119,9 +121,9 @@ def test_progress_is_recorded(place: Place) -> None:
     """Nobody gets twice what was recorded, even if the log is lost."""
     item = place.enqueue()
     place.queue.record(item, [{"recipient": 0, "state": "delivered", "reply": "250 Ok", "mx": "mx"}])
-    log = (place.path / ".queue/" + ID + ".log").read_bytes()
-    place.after_a_power_cut(".queue/" + ID, ".queue/" + ID + ".log")
-    assert (place.path / ".queue/" + ID + ".log").read_bytes() == log
+    log = (place.path / f".queue/{ID}.log").read_bytes()
+    place.after_a_power_cut(f".queue/{ID}", f".queue/{ID}.log")
+    assert (place.path / f".queue/{ID}.log").read_bytes() == log
     assert place.queue.load(ID).pending == [1]
 
 
@@ -141,7 +143,7 @@ def test_all_is_lost_and_comes_back(place: Place) -> None:
     place.enqueue()
     before = {str(p): p.read_bytes() for p in place.path.glob("[a-z]*/[0-9]*")}
     names = [str(p.relative_to(place.path)) for p in place.path.glob("[a-z]*/*")]
-    place.after_a_power_cut(*names, "bob/.lock", ".queue/" + ID)
+    place.after_a_power_cut(*names, "bob/.lock", f".queue/{ID}")
     assert {str(p): p.read_bytes() for p in place.path.glob("[a-z]*/[0-9]*")} == before
     assert place.queue.load(ID).recipients[0].address == "b@example.net"
     again = Spool(str(place.path))
@@ -226,7 +228,7 @@ def test_files_are_made_anew_when_the_disk_did_not_take_them(place: Place, monke
     deliver(place.spool, "bob")
     (place.path / "bob/1.status").write_text("\\Seen\n")
     place.enqueue()
-    inodes = {name: (place.path / name).stat().st_ino for name in ("bob/1", "bob/1.status", ".queue/" + ID)}
+    inodes = {name: (place.path / name).stat().st_ino for name in ("bob/1", "bob/1.status", f".queue/{ID}")}
     contents = {name: (place.path / name).read_bytes() for name in inodes}
     original, calls = journal.sync_file_system, []
 
@@ -295,3 +297,26 @@ def test_a_disk_that_is_full_when_the_journal_is_made(place: Place, monkeypatch:
     assert made.stop()
     assert made.enter([Record(Kind.FINISHED)]) is None
     assert restore.restore(str(place.path), place.queue.path).records == 0
+
+
+def test_what_a_reader_removed_does_not_come_back(place: Place) -> None:
+    """IMAP's EXPUNGE, of a message whose record is still in the journal; its number is not given again."""
+    for _ in range(3):
+        deliver(place.spool, "bob")
+    account = Account(
+        str(place.path),
+        place.spool.scratch,
+        "bob",
+        place.spool.mailbox("bob").mutex,
+        partial(place.spool.removing, "bob"),
+    )
+    inbox = account.open("INBOX")
+    try:
+        inbox.refresh()
+        assert inbox.remove([2, 3], only_deleted=False) == [2, 3]
+    finally:
+        inbox.close()
+        account.close()
+    place.after_a_power_cut("bob/.lock")
+    assert visible(place.path / "bob") == with_status([1])
+    assert deliver(Spool(str(place.path)), "bob") == [4]
