@@ -7,7 +7,7 @@ PORT := 2525
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup lint test-unit test-protocol test-network test-hosts test-hosts-nightly test-newest test-vagrant deb bench clean
+.PHONY: help run test setup lint test-unit test-protocol test-network test-hosts test-hosts-nightly test-newest test-vagrant test-crash deb bench clean
 
 help:  ## What can be made
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -52,6 +52,9 @@ test-vagrant:  ## Virtual machines by `vagrant up`, and power cuts; not a part o
 
 deb:  ## A package for Debian 13 in dist/, built and judged (lintian) in a clean Debian
 	packaging/deb
+
+test-crash: setup  ## 1,000 SIGKILLs under load and 50 power cuts (hours; the small form is a part of `make test`)
+	SMTPMAIL_KILLS=1000 SMTPMAIL_CUTS=50 $(PYTEST) -s tests/crash
 
 bench: setup  ## Speed side by side with Postfix, in the same run (about ten minutes on a quiet machine)
 	$(BIN)/python -m tests.bench

@@ -16,7 +16,8 @@ from smtpmail.log import log
 from smtpmail.spool import restore
 from smtpmail.spool.files import is_local, sync_file_system
 from smtpmail.spool.folder import Folder
-from smtpmail.spool.journal import FOLDER, Journal, is_segment, live_generations, make_segments
+from smtpmail.spool.journal import Journal
+from smtpmail.spool.journals import FOLDER, is_segment, live_generations, make_segments
 from smtpmail.spool.mailbox import Spool
 from smtpmail.spool.queue import QueueError, QueueStore
 from smtpmail.spool.record import Record

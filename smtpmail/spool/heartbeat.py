@@ -11,6 +11,7 @@ from typing import Any
 from smtpmail.spool.commit import Draft, commit
 from smtpmail.spool.files import NewFile
 from smtpmail.spool.folder import Folder
+from smtpmail.spool.journal import Journal
 from smtpmail.spool.record import Record
 
 
@@ -33,7 +34,7 @@ class _Nowhere:
     """A target that gives no names: what is put into it is synced, and then gone."""
 
     patience = 0.0
-    journal = None
+    journal: Journal | None = None
 
     def __init__(self, path: str) -> None:
         self.path = path

@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 
 from smtpmail.log import log
 from smtpmail.spool.files import sync_file_system
-from smtpmail.spool.record import SECTOR, Kind, Record
-from smtpmail.spool.segment import Segment, live_generation, make
+from smtpmail.spool.journals import live_generations, segment_paths, segment_size
+from smtpmail.spool.record import Kind, Record
+from smtpmail.spool.segment import Segment
 
 REMOVALS = (Kind.REMOVED, Kind.CANCELLED, Kind.FINISHED)
 
@@ -32,19 +33,11 @@ RETRY_SECONDS = 5.0
 REMOVAL_PATIENCE = 5.0
 """Seconds that a removal without room waits for what is under way."""
 
-SEGMENTS = 2
-
 LARGEST_SHARE = 4
 """A record may fill this part of a segment: larger messages are synced themselves."""
 
 RESERVED_SHARE = 8
 """This part of a segment is for removals: they should find room when deliveries do not."""
-
-FOLDER = ".journal"
-"""Below the folder of the queue: PROCESS.SEGMENT."""
-
-KEPT = "kept"
-"""Records of a mailbox that could not be restored at the last start."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -110,7 +103,7 @@ class Journal:
     ) -> None:
         self._folder = folder
         self._name = name
-        self._segment_size = _segment_size(size)
+        self._segment_size = segment_size(size)
         self.largest = self._segment_size // LARGEST_SHARE
         """Octets of the largest message that it takes."""
         self._file_systems = tuple(file_systems)
@@ -140,7 +133,7 @@ class Journal:
         os.makedirs(self._folder, 0o700, exist_ok=True)
         segments: list[Segment] = []
         try:
-            for path in _paths(self._folder, self._name):
+            for path in segment_paths(self._folder, self._name):
                 segments.append(Segment(path, self._segment_size))
         except BaseException:
             for segment in segments:
@@ -394,20 +387,6 @@ class Journal:
             return False
 
 
-def _paths(folder: str, name: str) -> list[str]:
-    return [os.path.join(folder, f"{name}.{number}") for number in range(SEGMENTS)]
-
-
-def _segment_size(size: int) -> int:
-    return max(size // SEGMENTS // SECTOR * SECTOR, SECTOR)
-
-
-def make_segments(folder: str, name: str, size: int) -> None:
-    """Makes what `Journal.prepare` opens, if it is not there: all blocks are written once. Raises OSError."""
-    for path in _paths(folder, name):
-        make(path, _segment_size(size))
-
-
 @contextlib.contextmanager
 def removing(journal: Journal | None, record: Record, *, durably: bool = True) -> Iterator[bool]:
     """Around a removal: a crash does not bring back what is removed. Gives whether it is recorded.
@@ -423,23 +402,6 @@ def removing(journal: Journal | None, record: Record, *, durably: bool = True) -
         if durably:
             with contextlib.suppress(OSError):
                 entry.sync()
-
-
-def live_generations(folder: str, without: str = "") -> frozenset[bytes]:
-    """The generations of the segments that hold records, those of one process left out. Raises OSError, FormatError."""
-    found = set()
-    with contextlib.suppress(FileNotFoundError):
-        for name in os.listdir(folder):
-            if is_segment(name) and name.partition(".")[0] != without:
-                with contextlib.suppress(FileNotFoundError):
-                    found.add(live_generation(os.path.join(folder, name)))
-    return frozenset(generation for generation in found if generation is not None)
-
-
-def is_segment(name: str) -> bool:
-    """Whether a file in the folder is a segment of a process."""
-    process, _, number = name.partition(".")
-    return process.isdecimal() and number.isdecimal()
 
 
 def _merged(removals: Sequence[Record]) -> list[Record]:

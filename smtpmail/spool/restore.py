@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from smtpmail.log import log
 from smtpmail.spool.files import sync_file_system, write_all
 from smtpmail.spool.folder import SAFELY, Folder
-from smtpmail.spool.journal import FOLDER, KEPT, is_segment
+from smtpmail.spool.journals import FOLDER, KEPT, is_segment
 from smtpmail.spool.lock import MAX_NUMBER, highest_number, locked, note_number, noted_number
 from smtpmail.spool.record import Kind, Record
 from smtpmail.spool.replay import Messages, Plan, is_damaged, is_removed, missing_lines, plan

@@ -14,7 +14,8 @@ from support.spool import deliver, visible, with_journal, with_status
 from smtpmail.mail.queued import Item, QueuedRecipient
 from smtpmail.spool import durability, journal, restore
 from smtpmail.spool.commit import commit
-from smtpmail.spool.journal import FOLDER, Journal
+from smtpmail.spool.journal import Journal
+from smtpmail.spool.journals import FOLDER
 from smtpmail.spool.mailbox import Spool
 from smtpmail.spool.queue import QueueStore
 from smtpmail.spool.reader.account import Account

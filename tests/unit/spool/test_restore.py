@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from smtpmail.spool import restore as module
-from smtpmail.spool.journal import FOLDER, Journal
+from smtpmail.spool.journal import Journal
+from smtpmail.spool.journals import FOLDER
 from smtpmail.spool.record import FormatError, Kind, Record
 from smtpmail.spool.restore import restore
 from smtpmail.spool.segment import read_records
