@@ -36,8 +36,8 @@ class MainCommand(SettingsGroup):
     """
 
     MODULES = (
-        "aliases", "check", "checkpoint", "config", "device", "dkim", "dns", "export", "imap", "import", "manual", "queue",
-        "report", "sendmail", "status", "trace", "verify",
+        "aliases", "check", "checkpoint", "config", "device", "dkim", "dns", "export", "imap", "import", "manual",
+        "queue", "report", "sendmail", "status", "trace", "verify",
     )  # fmt: skip
     """The commands; each is in the module of its name in smtpmail/admin, or where ELSEWHERE says."""
 

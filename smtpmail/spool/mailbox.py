@@ -226,9 +226,10 @@ class Spool:
                 self._recent.popitem(last=False)
             return mailbox
 
-    def removing(self, user: str, numbers: Sequence[int]) -> AbstractContextManager[object]:
-        """To be entered while a reader removes messages: a crash does not bring them back."""
-        return removing(self.journal, Record(Kind.REMOVED, user, parts=[b"%d\n" % number for number in numbers]))
+    def removing(self, user: str, folder: str, numbers: Sequence[int]) -> AbstractContextManager[object]:
+        """To be entered while a reader removes messages from a folder: a crash does not bring them back."""
+        parts = [b"%d\n" % number for number in numbers]
+        return removing(self.journal, Record(Kind.REMOVED, os.path.join(user, folder).rstrip("/"), parts=parts))
 
     def content(self) -> Content:
         """Begins the content of a message for mailboxes."""

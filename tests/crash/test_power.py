@@ -128,9 +128,7 @@ def test_power_cuts(servers: Servers, disk: Disk, journal: str) -> None:
         surplus = check_sink(sink, book, 40 * CUTS)
     # Else these were no power cuts: what was never synced is lost, and comes from the journal.
     assert journal == "0" or replayed > 0
-    print(
-        f"{CUTS} cuts, journal {journal}: {book.count()} accepted, {replayed} files brought back, {surplus} sent again"
-    )
+    print(f"{CUTS} cuts, journal {journal}: {book.count()} accepted, {replayed} files made anew, {surplus} sent again")
 
 
 @pytest.mark.parametrize("journal", ["16M", "0"])
@@ -153,7 +151,7 @@ def test_the_test_sees_a_sync_left_out(servers: Servers, disk: Disk, tmp_path: P
         disk.mount()
         server = servers.start("--journal-size", journal, *options(sink), spool=spool)
         checker = Checker(spool, book)
-        with pytest.raises(AssertionError, match="lost|gone"):
+        with pytest.raises(AssertionError, match=r"lost|gone"):
             checker.check()
             assert any((spool / user).exists() for user in LOCAL), "lost"
         server.kill()

@@ -17,9 +17,11 @@ from smtpmail.spool.queue import QueueStore
 HEADER = b"Return-Path: <alice@example.org>\n"
 
 
-def deliver(spool: Spool, *users: str, content: bytes = b"Subject: x\n\nx\n", pieces: int = 1) -> list[int]:
+def deliver(
+    spool: Spool, *users: str, content: bytes = b"Subject: x\n\nx\n", pieces: int = 1, folder: str = ""
+) -> list[int]:
     """Stores a message for the users; the numbers it got. Raises OSError."""
-    copies = [Copy(user, HEADER + b"Delivered-To: %s@dom.fr\n" % user.encode()) for user in users]
+    copies = [Copy(user, HEADER + b"Delivered-To: %s@dom.fr\n" % user.encode(), folder) for user in users]
     message = spool.content()
     try:
         step = max(1, -(-len(content) // pieces))

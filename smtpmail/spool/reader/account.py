@@ -11,13 +11,15 @@ import os
 import shutil
 import stat
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 
 from smtpmail.spool.files import write_all
 from smtpmail.spool.folder import Folder
 from smtpmail.spool.reader.lock import FolderLock
-from smtpmail.spool.reader.mailfolder import PATIENCE, MailFolder, Removing, unrecorded
+from smtpmail.spool.reader.mailfolder import PATIENCE, MailFolder, unrecorded
 from smtpmail.spool.reader.names import INBOX, MAX_LEVELS, BadName, directories, open_below, unescape
 from smtpmail.spool.reader.validity import read_validity
 
@@ -67,7 +69,7 @@ class Entry:
 class Account:
     """One user's folders. `mutex` is that of the deliveries into INBOX, if this process makes some.
 
-    `removing` is told the numbers of messages that leave INBOX, and entered meanwhile.
+    `removing` is told which folder on disk loses messages of which numbers, and entered meanwhile.
 
     Methods raise OSError beside what they say.
     """
@@ -78,7 +80,7 @@ class Account:
         scratch: str,
         user: str,
         mutex: threading.Lock | None = None,
-        removing: Removing = unrecorded,
+        removing: Callable[[str, Sequence[int]], AbstractContextManager[object]] = lambda _, __: unrecorded(()),
     ) -> None:
         path = os.path.join(spool, user)
         try:
@@ -114,12 +116,12 @@ class Account:
         if not way:
             root = open_below(self._root, ".")
             root.path = self._root.path
-            return MailFolder(root, self._scratch, self._mutex, self._deleted_validity, self._removing)
+            return MailFolder(root, self._scratch, self._mutex, self._deleted_validity, partial(self._removing, ""))
         folder = self._open(way)
         if folder.exists(NO_SELECT) or way == [INBOX]:
             folder.close()
             raise NoSuchFolder(name)
-        return MailFolder(folder, self._scratch, None, self._deleted_validity)
+        return MailFolder(folder, self._scratch, None, self._deleted_validity, partial(self._removing, "/".join(way)))
 
     def exists(self, name: str) -> bool:
         """Whether there is a folder of that name that can be opened."""

@@ -70,7 +70,7 @@ def unrecorded(numbers: Sequence[int]) -> AbstractContextManager[object]:
 class MailFolder:
     """An open folder; `close` gives its descriptor back. Raises OSError.
 
-    `mutex` as in FolderLock, `removing` as in Account.
+    `mutex` as in FolderLock; `removing` is entered while messages of these numbers leave.
 
     A UIDVALIDITY that it needs is larger than `validity_above` tells: folders of its name may have been before it.
     """

@@ -300,24 +300,20 @@ def test_a_disk_that_is_full_when_the_journal_is_made(place: Place, monkeypatch:
     assert restore.restore(str(place.path), place.queue.path).records == 0
 
 
-def test_what_a_reader_removed_does_not_come_back(place: Place) -> None:
+@pytest.mark.parametrize("folder", ["", "Junk"])
+def test_what_a_reader_removed_does_not_come_back(place: Place, folder: str) -> None:
     """IMAP's EXPUNGE, of a message whose record is still in the journal; its number is not given again."""
     for _ in range(3):
-        deliver(place.spool, "bob")
-    account = Account(
-        str(place.path),
-        place.spool.scratch,
-        "bob",
-        place.spool.mailbox("bob").mutex,
-        partial(place.spool.removing, "bob"),
-    )
-    inbox = account.open("INBOX")
+        deliver(place.spool, "bob", folder=folder)
+    mutex, removing = place.spool.mailbox("bob").mutex, partial(place.spool.removing, "bob")
+    account = Account(str(place.path), place.spool.scratch, "bob", mutex, removing)
+    opened = account.open(folder or "INBOX")
     try:
-        inbox.refresh()
-        assert inbox.remove([2, 3], only_deleted=False) == [2, 3]
+        opened.refresh()
+        assert opened.remove([2, 3], only_deleted=False) == [2, 3]
     finally:
-        inbox.close()
+        opened.close()
         account.close()
-    place.after_a_power_cut("bob/.lock")
-    assert visible(place.path / "bob") == with_status([1])
-    assert deliver(Spool(str(place.path)), "bob") == [4]
+    place.after_a_power_cut(f"bob/{folder}/.lock")
+    assert {n for n in visible(place.path / "bob" / folder) if n[0].isdigit()} == with_status([1])
+    assert deliver(Spool(str(place.path)), "bob", folder=folder) == [4]
