@@ -32,8 +32,8 @@ lint: $(VENV)/tests-installed  ## Style and types
 test-unit: $(VENV)/tests-installed  ## The parts, without processes
 	$(PYTEST) tests/unit -n 2 --cov=smtpmail --cov-report=term:skip-covered
 
-test-protocol: $(VENV)/tests-installed  ## The real program, and programs that others wrote
-	$(PYTEST) tests/protocol -n 2
+test-protocol: $(VENV)/tests-installed  ## The real program, programs that others wrote, crashes
+	$(PYTEST) tests/protocol tests/crash -n 2
 
 test-network: $(VENV)/tests-installed  ## Networks of namespaces, with other mail servers
 	PATH="$(CURDIR)/$(BIN):$$PATH" tests/network/run
