@@ -15,8 +15,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from smtpmail.log import log
-from smtpmail.spool.files import sync_file_system, write_all
+from smtpmail.spool.files import sync_file_system, sync_folder, write_all
 from smtpmail.spool.folder import SAFELY, Folder
+from smtpmail.spool.journal import REMOVALS
 from smtpmail.spool.journals import FOLDER, KEPT, is_segment
 from smtpmail.spool.lock import MAX_NUMBER, highest_number, locked, note_number, noted_number
 from smtpmail.spool.record import Kind, Record
@@ -61,17 +62,26 @@ def restore(spool: str, queue: str) -> Restored:
         _restore_queue(disk, queue_folder, made)
         done.files = disk.files
         disk.sync()
-    kept = os.path.join(folder, KEPT)
-    if done.kept:
-        write_kept(kept, done.kept)
+    _empty(folder, used, [record for found in records.values() for record in found], done.kept)
+    return done
+
+
+def _empty(folder: str, used: Sequence[str], records: Sequence[Record], kept: Sequence[Record]) -> None:
+    """Forgets the records, those that are to be kept aside. Raises OSError."""
+    path = os.path.join(folder, KEPT)
+    # One segment after the other is emptied: a removal must be known as long as another may have what it removes.
+    removals = [record for record in records if record.kind in REMOVALS]
+    if kept or removals:
+        write_kept(path, [*kept, *removals])
     for name in used:
         if name != KEPT:
             clear(os.path.join(folder, name))
-        elif not done.kept:
-            os.unlink(kept)
-    with _open(folder) as opened:
-        os.fsync(opened.fd)
-    return done
+    if kept:
+        write_kept(path, kept)
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+            sync_folder(folder)
 
 
 def rewrite(

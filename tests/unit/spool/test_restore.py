@@ -34,6 +34,10 @@ def removed(place: str, *numbers: int) -> Record:
     return Record(Kind.REMOVED, place, parts=tuple(b"%d\n" % n for n in numbers))
 
 
+class Killed(BaseException):
+    """The replay ends here."""
+
+
 class Place:
     """A spool with its queue, and the journal of a process that was killed."""
 
@@ -286,6 +290,26 @@ def test_progress_of_a_message_that_is_gone_makes_no_log(place: Place) -> None:
     assert [p.name for p in place.queue.iterdir()] == [FOLDER]
 
 
+def test_cut_off_while_the_journals_are_emptied(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the other: the removal in the first must hold for the message in the second."""
+
+    def killed(path: str) -> None:
+        module_clear(path)
+        raise Killed
+
+    module_clear = module.clear
+    for name in ("0", "1"):
+        place.journal(removed("bob", 1), name=name)
+        place.journal(stored("bob", 1), stored("bob", 2), name=str(1 - int(name)))
+        monkeypatch.setattr(module, "clear", killed)
+        with pytest.raises(Killed):
+            place.restore()
+        monkeypatch.undo()
+        place.restore()
+        assert place.seen() == whole(2)
+        assert not place.left()
+
+
 # -- what stops a start
 
 
@@ -317,16 +341,12 @@ def test_a_sync_that_fails_leaves_the_journal(place: Place, monkeypatch: pytest.
 LEFT = st.sampled_from(["lost", "whole", "empty", "cut short", "zeros", "a hole"])
 
 
-class Killed(BaseException):
-    """The replay ends here."""
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=100)
 @given(
     st.lists(st.tuples(LEFT, LEFT), min_size=1, max_size=6),
     st.sets(st.integers(1, 6), max_size=2),
     st.integers(0, 6),
-    st.integers(0, 60),
+    st.integers(0, 120),
     st.booleans(),
 )
 def test_any_crash(
