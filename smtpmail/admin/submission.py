@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import selectors
 import socket
+import sys
 from collections.abc import Iterator, Sequence
 from typing import IO
 
@@ -114,32 +113,49 @@ def relay(settings: Config) -> int:
         with contextlib.suppress(OSError):
             with socket.create_connection((target.address, target.port), TIMEOUTS.connect) as sock:
                 sock.settimeout(None)
-                _copy(sock)
+                _converse(sock)
             return EX_OK
     print("421 4.3.2 The mail server of this host does not answer", end="\r\n", flush=True)
     return EX_TEMPFAIL
 
 
-def _copy(sock: socket.socket) -> None:
-    with selectors.DefaultSelector() as selector:
-        with contextlib.suppress(PermissionError):  # a plain file is always ready
-            selector.register(0, selectors.EVENT_READ)
-        selector.register(sock, selectors.EVENT_READ)
-        plain_file = 0 not in selector.get_map()
-        while True:
-            ready = {key.fileobj for key, _ in selector.select(0 if plain_file else None)}
-            if plain_file or 0 in ready:
-                data = os.read(0, PIECE)
-                if data:
-                    sock.sendall(data)
-                else:
-                    sock.shutdown(socket.SHUT_WR)
-                    if not plain_file:
-                        selector.unregister(0)
-                    plain_file = False
-            if sock in ready:
-                data = sock.recv(PIECE)
-                if not data:
-                    return
-                while data:
-                    data = data[os.write(1, data) :]
+def _converse(sock: socket.socket) -> None:
+    """A command, then its reply: whoever writes all at once would be taken for another protocol's client by the server.
+
+    Lines may end in LF alone, as local programs write them.
+    """
+    source = sys.stdin.buffer
+    with sock.makefile("rb") as replies:
+        code = _pass_reply(replies)
+        while code[:1] in b"2345" and code not in (b"221", b"421") and (line := source.readline(PIECE)):
+            verb, _, argument = line.strip().partition(b" ")
+            sock.sendall(_crlf(line))
+            if verb.upper() == b"BDAT":
+                sock.sendall(source.read(_octets(argument)))
+            code = _pass_reply(replies)
+            if code == b"354":
+                while content := source.readline(PIECE):
+                    sock.sendall(_crlf(content))
+                    if content.rstrip(b"\r\n") == b".":
+                        break
+                code = _pass_reply(replies)
+
+
+def _pass_reply(replies: IO[bytes]) -> bytes:
+    """Writes a reply to standard output as it comes; its code, `-` when the server has gone."""
+    while line := replies.readline(PIECE):
+        sys.stdout.buffer.write(line)
+        sys.stdout.buffer.flush()
+        if line[3:4] != b"-":
+            return line[:3]
+    return b"-"
+
+
+def _crlf(line: bytes) -> bytes:
+    return line[:-1].removesuffix(b"\r") + b"\r\n" if line.endswith(b"\n") else line
+
+
+def _octets(argument: bytes) -> int:
+    """The size in a BDAT; the server refuses one that makes no sense."""
+    size = argument.split(b" ")[0]
+    return int(size) if size.isdigit() else 0

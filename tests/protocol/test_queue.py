@@ -191,7 +191,7 @@ def test_left_behind_by_a_crash(servers: Servers, tmp_path: Path) -> None:
     with FaultServer() as sink:
         server = servers.start(*options(sink.address[1]))
         sink.wait_until(lambda s: len(s.accepted) == 3)
-        wait_until(lambda: waiting(server) == [junk, made])
+        wait_until(lambda: waiting(server) == [junk, made, "README"])
         unreadable = {e["id"] for e in server.events_named("queue.unreadable")}
     assert sorted(r for m in sink.accepted for r in m.recipients) == ["0@one.test", "1@one.test", "2@one.test"]
     assert unreadable == {junk, made}

@@ -170,17 +170,22 @@ def test_a_queue_that_is_gone_takes_nothing(servers: Servers) -> None:
     assert len(sink.accepted) == 1
 
 
-def test_a_mailbox_that_takes_nothing_keeps_the_queue_empty(servers: Servers) -> None:
+def test_a_mailbox_that_takes_nothing_is_known_at_rcpt(servers: Servers) -> None:
+    """Its sender may try again for it alone; the others get the message now."""
     with FaultServer() as sink:
         server = servers.start(*relay(sink))
         (server.spool / "bob").write_text("a file where a folder should be")
-        answer = submit(server, "bob@dom.fr", "carol@two.test", "dave@dom.fr")
-        assert answer.code == 451, answer
-        assert waiting(server) == [] and server.messages("dave") == {}
-        # Neither at once nor later.
-        assert id_of(submit(server, "erin@two.test"))
+        with server.client() as client:
+            client.ehlo()
+            client.expect("MAIL FROM:<alice@dom.fr>", 250)
+            client.expect("RCPT TO:<bob@dom.fr>", 451)
+            client.expect("RCPT TO:<carol@two.test>", 250)
+            client.expect("RCPT TO:<dave@dom.fr>", 250)
+            assert client.data(b"Subject: x\r\n\r\nx\r\n").code == 250
         sink.wait_until(lambda s: s.accepted)
-    assert [m.recipients for m in sink.accepted] == [["erin@two.test"]]
+        assert len(server.messages("dave")) == 1
+        assert server.events_named("mailbox.unavailable")
+    assert [m.recipients for m in sink.accepted] == [["carol@two.test"]]
 
 
 def test_a_full_disk_takes_both_or_none(servers: Servers, tmp_path: Path) -> None:
@@ -191,7 +196,14 @@ def test_a_full_disk_takes_both_or_none(servers: Servers, tmp_path: Path) -> Non
     folder.mkdir()
     script = 'mount -t tmpfs -o size=512k tmpfs "$0" && exec "$@"'
     server = servers.start(
-        *relay(1), "--queue", str(folder), "--processes", "1", wrapper=[unshare, "-m", "sh", "-c", script, str(folder)]
+        *relay(1),
+        "--queue",
+        str(folder),
+        "--processes",
+        "1",
+        "--min-free",
+        "1",
+        wrapper=[unshare, "-m", "sh", "-c", script, str(folder)],
     )
     inside = Path(f"/proc/{server.pid}/root") / folder.relative_to("/")
     body = b"Subject: x\r\n\r\n" + b"x" * 70 * 1000 + b"\r\n"
