@@ -57,7 +57,8 @@ def prepare(spool: str, queue: str, processes: int, size: int) -> bool:
         return False
     folder = os.path.join(queue, FOLDER)
     try:
-        os.makedirs(folder, 0o700, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder, 0o700)
         for process in range(processes):
             make_segments(folder, str(process), size)
     except OSError as error:

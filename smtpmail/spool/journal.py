@@ -130,7 +130,9 @@ class Journal:
 
     def prepare(self) -> None:
         """Makes the segments, which must hold nothing that is still needed. Raises OSError."""
-        os.makedirs(self._folder, 0o700, exist_ok=True)
+        # Never what is above it: a queue whose file system has gone would come back empty.
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(self._folder, 0o700)
         segments: list[Segment] = []
         try:
             for path in segment_paths(self._folder, self._name):
