@@ -19,7 +19,7 @@ run: $(BIN)/smtpmail  ## Serve dom.fr on port 2525 with the spool in ./spool
 	@exec $(BIN)/smtpmail --spool ./spool -s dom.fr --port $(PORT)
 
 # The slowest come last. The suites of the network and of hosts have needs of their own and install them themselves.
-test: setup lint test-unit test-protocol test-network test-hosts  ## All tests of the program and its deployment (a quarter of an hour)
+test: setup lint test-unit test-protocol test-network test-hosts  ## All tests of the program and its deployment (about half an hour)
 
 setup: $(VENV)/tests-installed
 	tests/setup packages
