@@ -53,8 +53,11 @@ class _StandardError:
         self._lost = 0
         self._socket: socket.socket | None = None
         self._fd = 2
+        self._whole = False
+        """Whether short lines go out whole."""
         with contextlib.suppress(OSError):
             kind = os.fstat(2).st_mode
+            self._whole = not stat.S_ISCHR(kind)
             if stat.S_ISSOCK(kind):
                 self._socket = socket.socket(fileno=os.dup(2))
             elif stat.S_ISFIFO(kind) or stat.S_ISCHR(kind):
@@ -62,8 +65,16 @@ class _StandardError:
 
     def msg(self, line: str) -> None:
         """Writes a line, or counts it as lost."""
+        data = line.encode("utf-8", "backslashreplace") + b"\n"
+        if self._whole and len(data) <= select.PIPE_BUF and not self._rest and not self._lost:
+            # So short a line goes out whole or not at all (pipe(7)): no thread need wait for another.
+            with contextlib.suppress(OSError):
+                sent = self._socket.send(data, socket.MSG_DONTWAIT) if self._socket else os.write(self._fd, data)
+                if sent == len(data):
+                    return
+                data = data[sent:]
         with self._lock:
-            if not self._write(line.encode("utf-8", "backslashreplace") + b"\n"):
+            if not self._write(data):
                 self._lost += 1
                 return
             lost, self._lost = self._lost, 0
