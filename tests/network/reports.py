@@ -56,4 +56,6 @@ def concerns(message: EmailMessage, recipient: str, *, action: str = "failed") -
 
 
 def _value(field: str | None) -> str:
-    return (field or "").partition(";")[2].strip()
+    """Without its type, and in its own letters (utf-8-addr-xtext, RFC 6533 3)."""
+    text = (field or "").partition(";")[2].strip()
+    return re.sub(r"\\x\{([0-9A-Fa-f]+)\}", lambda m: chr(int(m[1], 16)), text)

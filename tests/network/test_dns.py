@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from support.faultserver import close
 
@@ -30,7 +32,6 @@ def delivered(ours: Program, sinks: Sinks, recipient: str, timeout: float = 20.0
         pytest.param("blackhole-first.test", 1, id="the first never answers"),
         pytest.param("unreachable-first.test", 1, id="no route to the first"),
         pytest.param("dual-mx.test", 1, id="IPv6 dead, IPv4 alive"),
-        pytest.param("many.test", 1, id="the last of twelve, in an answer that needs TCP"),
         pytest.param("address4.test", 1, id="no MX, an IPv4 address"),
         pytest.param("address6.test", 1, id="no MX, an IPv6 address"),
         pytest.param("address46.test", 1, id="no MX, both"),
@@ -91,6 +92,7 @@ def test_no_exchanger_at_all_bounces(ours: Program, sinks: Sinks, domain: str) -
         pytest.param("broken.test", id="SERVFAIL"),
         pytest.param("broken-exchanger.test", id="SERVFAIL for the only exchanger"),
         pytest.param("dead.test", id="connection refused"),
+        pytest.param("many.test", id="the last of twelve, in an answer that needs TCP: five are tried at a time"),
         pytest.param("blackholed.test", id="no answer to the connection"),
     ],
 )
@@ -159,4 +161,5 @@ def test_answers_are_kept_for_their_ttl_and_no_longer(
     before = nameservers.questions(lab["dns"], domain, "MX")
     for _ in range(3):
         delivered(ours, sinks, f"bob@{domain}")
+        time.sleep(2.5)  # a connection that is kept for the next message needs no answer
     assert nameservers.questions(lab["dns"], domain, "MX") == before + asked

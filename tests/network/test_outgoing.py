@@ -40,7 +40,9 @@ def test_to_several_domains_at_once(ours: Program, mailservers: dict[str, MailSe
         assert server.wait_for(user, sent.subject)
         assert ours.wait_for("delivery.succeeded", id=sent.id, recipient=f"{user}@{server.domain}")
     assert ours.wait_for_subject("bob", sent.subject)
-    assert not ours.events("delivery.deferred", id=sent.id)
+    # A handshake that fails puts a message off once, until clear text is known to work.
+    works = {server.domain for _, server in theirs if server.handshake_works}
+    assert not [e for e in ours.events("delivery.deferred", id=sent.id) if e["recipient"].rpartition("@")[2] in works]
 
 
 def test_recipients_of_one_destination_share_a_transaction(ours: Program, mailservers: dict[str, MailServer]) -> None:

@@ -75,7 +75,16 @@ def test_a_passing_fault(ours: Program, start_sink: StartSink, option: str, what
     assert len(arrived(sink, sent.subject)) == 1
 
 
-@pytest.mark.parametrize("command", ["CONNECT", "MAIL", "RCPT", "DATA", "."])
+def test_a_greeting_says_nothing_final(ours: Program, start_sink: StartSink) -> None:
+    """Refused at connect with 5xx: that is about us, or about now, not about a message."""
+    start_sink("-f", "CONNECT", "-B", "550 5.7.1 not from you")
+    sent = ours.post(RECIPIENT)
+    entry = ours.wait_for("delivery.deferred", id=sent.id, recipient=RECIPIENT)
+    assert entry["reply"].endswith("550 5.7.1 not from you")
+    assert not ours.events("delivery.failed", id=sent.id)
+
+
+@pytest.mark.parametrize("command", ["MAIL", "RCPT", "DATA", "."])
 def test_a_lasting_refusal(ours: Program, start_sink: StartSink, command: str) -> None:
     start_sink("-f", command, "-B", "550 5.7.1 not from you")
     recipient = f"bob-{COMMANDS.index(command)}@one.test"
