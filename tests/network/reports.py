@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email
 import email.policy
+import quopri
 import re
 from dataclasses import dataclass
 from email.message import EmailMessage
@@ -34,7 +35,10 @@ def recipients(message: EmailMessage) -> dict[str, RecipientReport]:
     assert status.get_content_type() == f"message/{message.get_param('report-type')}"
     assert len(returned) == 1
     assert message["Return-Path"] == "<>"
-    _, *blocks = re.split(rb"\n\n+", status.as_bytes().replace(b"\r\n", b"\n").strip())
+    head, _, body = status.as_bytes().replace(b"\r\n", b"\n").strip().partition(b"\n\n")
+    if b"quoted-printable" in head.lower():
+        body = quopri.decodestring(body)  # which that of an international notification may be (RFC 6533 6)
+    blocks = re.split(rb"\n\n+", body)
     per_message, *per_recipient = (email.message_from_bytes(each, policy=email.policy.SMTPUTF8) for each in blocks)
     assert per_message["Reporting-MTA"].startswith("dns;")
     found = {}
@@ -56,6 +60,4 @@ def concerns(message: EmailMessage, recipient: str, *, action: str = "failed") -
 
 
 def _value(field: str | None) -> str:
-    """Without its type, and in its own letters (utf-8-addr-xtext, RFC 6533 3)."""
-    text = (field or "").partition(";")[2].strip()
-    return re.sub(r"\\x\{([0-9A-Fa-f]+)\}", lambda m: chr(int(m[1], 16)), text)
+    return (field or "").partition(";")[2].strip()
