@@ -22,7 +22,17 @@ def test_silence(start_ours: Callable[..., Program], serve_one: ServeOne, point:
     deferred_then_delivered(ours, server, ours.submit(content, RECIPIENT))
 
 
-@pytest.mark.parametrize("point", COMMAND_POINTS)
+def test_a_yes_whose_end_never_comes_is_one(start_ours: Callable[..., Program], serve_one: ServeOne) -> None:
+    """The content was taken: sent again, it would be there twice."""
+    server = serve_one({".": [hang(b"250-and\r\n")]}, extensions=NO_CHUNKING)
+    ours = start_ours(*IMPATIENT, "--reply-timeout", "0.4s")
+    sent = ours.post(RECIPIENT)
+    ours.wait_for("delivery.succeeded", id=sent.id, recipient=RECIPIENT, timeout=40)
+    assert not ours.events("delivery.deferred", id=sent.id)
+    assert len(server.messages) == 1
+
+
+@pytest.mark.parametrize("point", [point for point in COMMAND_POINTS if point != "."])
 def test_half_a_reply_and_silence(start_ours: Callable[..., Program], serve_one: ServeOne, point: str) -> None:
     server = serve_one({point: [hang(b"250-and")]}, extensions=NO_CHUNKING)
     ours = start_ours(*IMPATIENT, "--reply-timeout", "0.4s")
