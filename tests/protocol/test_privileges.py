@@ -41,7 +41,7 @@ def interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """One that other accounts can reach: pytest's own are closed to them."""
-    with tempfile.TemporaryDirectory() as made:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as made:
         Path(made).chmod(0o711)
         yield Path(made)
 

@@ -45,6 +45,10 @@ def signed(
         .not_valid_before(now - datetime.timedelta(hours=1))
         .not_valid_after(now + datetime.timedelta(days=1))
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        # OpenSSL's strict mode, which is Python's since 3.13, asks for it.
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key((ca[1] if ca else key).public_key()), critical=False
+        )
     )
     made = builder.sign(ca[1] if ca else key, hashes.SHA256())
     file = folder / f"{name}-{'ca' if ca else 'self'}.pem"
@@ -73,6 +77,21 @@ class Certificates:
             .not_valid_before(now - datetime.timedelta(hours=1))
             .not_valid_after(now + datetime.timedelta(days=1))
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(
+                x509.KeyUsage(
+                    digital_signature=True,
+                    content_commitment=False,
+                    key_encipherment=False,
+                    data_encipherment=False,
+                    key_agreement=False,
+                    key_cert_sign=True,
+                    crl_sign=True,
+                    encipher_only=False,
+                    decipher_only=False,
+                ),
+                critical=True,
+            )
             .sign(key, hashes.SHA256())
         )
         self.authority = folder / "ca.pem"
