@@ -202,8 +202,7 @@ class Doors:
                 del self._connections[connection]
 
     def _open_account(self, user: str) -> Account:
-        mutex, removing = self._spool.mailbox(user).mutex, partial(self._spool.removing, user)
-        return Account(self._spool.path, self._spool.scratch, user, mutex, removing)
+        return Account(self._spool.path, self._spool.scratch, user, partial(self._spool.removing, user))
 
     # -- devices
 

@@ -18,6 +18,7 @@ from smtpmail.spool.files import is_local, sync_file_system
 from smtpmail.spool.folder import Folder
 from smtpmail.spool.journal import Journal
 from smtpmail.spool.journals import FOLDER, is_segment, live_generations, make_segments
+from smtpmail.spool.lock import locked
 from smtpmail.spool.mailbox import Spool
 from smtpmail.spool.queue import QueueError, QueueStore
 from smtpmail.spool.record import Record
@@ -137,7 +138,7 @@ def _hold(spool: Spool, place: str) -> Iterator[Folder]:
     mailbox = spool.mailbox(user, below)
     folder = Folder(mailbox.path)
     try:
-        with mailbox.holding(folder, time.monotonic() + LOCK_PATIENCE):
+        with locked(folder, time.monotonic() + LOCK_PATIENCE):
             yield folder
     finally:
         folder.close()

@@ -7,7 +7,9 @@ import errno
 import fcntl
 import os
 import re
+import threading
 import time
+import weakref
 from collections.abc import Iterator
 
 from smtpmail.spool.commit import Busy
@@ -29,25 +31,64 @@ class MailboxBusy(Busy):
     """A mailbox can't be written to now: another program holds its lock, or there is much to look through in it."""
 
 
+class _Mutex:
+    """Keeps the threads of this process apart in one folder."""
+
+    __slots__ = ("__weakref__", "lock")
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+
+_mutexes: weakref.WeakValueDictionary[tuple[int, int], _Mutex] = weakref.WeakValueDictionary()
+_mutexes_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def _alone(folder: Folder, give_up: float) -> Iterator[None]:
+    """POSIX locks keep processes apart, not threads, and a process drops its lock of a file when any of its descriptors
+    of it is closed: so whoever opens the lock file of a folder, for whatever reason, does it in here.
+
+    Folders are told apart by what they are, not by their paths. Raises MailboxBusy.
+    """
+    status = os.fstat(folder.fd)
+    key = (status.st_dev, status.st_ino)
+    with _mutexes_lock:
+        mutex = _mutexes.get(key)
+        if mutex is None:
+            mutex = _mutexes[key] = _Mutex()
+    if not mutex.lock.acquire(timeout=max(0.0, give_up - time.monotonic())):
+        raise MailboxBusy(errno.EAGAIN, "the mailbox is in use by another thread", folder.path)
+    try:
+        yield
+    finally:
+        mutex.lock.release()
+
+
 @contextlib.contextmanager
 def locked(folder: Folder, give_up: float, *, create: bool = True) -> Iterator[int]:
-    """Holds the lock of a mailbox; gives a descriptor of the lock file.
+    """Keeps other threads and programs away from a mailbox; gives a descriptor of the lock file.
 
-    Only one thread of the process may be here for a mailbox: POSIX drops a process's lock when any of its descriptors
-    of the file is closed. `create` says whether the file is made when it is missing.
+    `create` says whether the file is made when it is missing.
 
     Raises MailboxBusy when the lock can't be had by `give_up` (monotonic time), OSError.
     """
+    with _alone(folder, give_up):
+        lock = _lock(folder, give_up, create=create)
+        try:
+            yield lock
+        finally:
+            os.close(lock)
+
+
+def _lock(folder: Folder, give_up: float, *, create: bool) -> int:
     pause = 0.0002
     while (lock := _try_lock(folder, create)) is None:
         if time.monotonic() > give_up:
             raise MailboxBusy(errno.EAGAIN, "the mailbox is locked by another program", folder.path)
         time.sleep(pause)
         pause = min(pause * 1.5, 0.02)
-    try:
-        yield lock
-    finally:
-        os.close(lock)
+    return lock
 
 
 def _try_lock(folder: Folder, create: bool) -> int | None:
@@ -76,6 +117,19 @@ def noted_number(lock: int) -> int | None:
     """The last number given, None when the lock file does not tell."""
     text = os.pread(lock, 32, 0)
     return number if _NUMBER.match(text) and (number := int(text)) <= MAX_NUMBER else None
+
+
+def number_without_lock(folder: Folder, give_up: float) -> int:
+    """The last number given, as far as the lock file tells by `give_up`, else 0."""
+    try:
+        with _alone(folder, give_up):
+            lock = folder.open_file(LOCK, os.O_RDONLY)
+            try:
+                return noted_number(lock) or 0
+            finally:
+                os.close(lock)
+    except OSError:
+        return 0
 
 
 def highest_number(folder: Folder, *, apart: bool) -> int:

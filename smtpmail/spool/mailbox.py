@@ -68,8 +68,6 @@ class Mailbox:
         self.journal = journal
         self._parent = parent
         self.stock = StatusStock()
-        # POSIX locks keep processes apart, not threads.
-        self.mutex = threading.Lock()
         self._noted: Noted | None = None
         self._busy_until = 0.0
 
@@ -104,20 +102,6 @@ class Mailbox:
             folder.close()
 
     @contextlib.contextmanager
-    def holding(self, folder: Folder, give_up: float, *, create: bool = True) -> Iterator[int]:
-        """Keeps other threads and programs away from an open folder; gives a descriptor of the lock file.
-
-        Raises MailboxBusy, OSError; FileNotFoundError when there is no lock file and none is to be made.
-        """
-        if not self.mutex.acquire(timeout=max(0.0, give_up - time.monotonic())):
-            raise MailboxBusy(errno.EAGAIN, "the mailbox is in use by another thread", self.path)
-        try:
-            with locked(folder, give_up, create=create) as lock:
-                yield lock
-        finally:
-            self.mutex.release()
-
-    @contextlib.contextmanager
     def placing(self, drafts: Sequence[MailboxDraft], give_up: float, *, apart: bool) -> Iterator[Numbering]:
         """Holds the lock, and chooses the next numbers for the drafts (commit.Target)."""
         folder = drafts[0].folder
@@ -125,7 +109,7 @@ class Mailbox:
         if not apart and time.monotonic() < self._busy_until:
             give_up = 0.0
         try:
-            with self.holding(folder, give_up) as lock:
+            with locked(folder, give_up) as lock:
                 if not folder.is_in_place():
                     raise OSError(errno.ESTALE, "the mailbox was replaced by another one", self.path)
                 noted = noted_number(lock)
@@ -169,7 +153,7 @@ class Mailbox:
         """
         folder = Folder(self.path)
         try:
-            with self.holding(folder, give_up, create=False) as lock:
+            with locked(folder, give_up, create=False) as lock:
                 noted = noted_number(lock)
                 if noted is None:
                     return False

@@ -67,7 +67,7 @@ class Entry:
 
 
 class Account:
-    """One user's folders. `mutex` is that of the deliveries into INBOX, if this process makes some.
+    """One user's folders.
 
     `removing` is told which folder on disk loses messages of which numbers, and entered meanwhile.
 
@@ -79,7 +79,6 @@ class Account:
         spool: str,
         scratch: str,
         user: str,
-        mutex: threading.Lock | None = None,
         removing: Callable[[str, Sequence[int]], AbstractContextManager[object]] = lambda _, __: unrecorded(()),
     ) -> None:
         path = os.path.join(spool, user)
@@ -91,9 +90,8 @@ class Account:
             self._root = Folder(path)
         self.user = user
         self._scratch = scratch
-        self._mutex = mutex
         self._removing = removing
-        self._root_lock = FolderLock(self._root, mutex)
+        self._root_lock = FolderLock(self._root)
 
     def close(self) -> None:
         """Gives the descriptors back."""
@@ -116,12 +114,12 @@ class Account:
         if not way:
             root = open_below(self._root, ".")
             root.path = self._root.path
-            return MailFolder(root, self._scratch, self._mutex, self._deleted_validity, partial(self._removing, ""))
+            return MailFolder(root, self._scratch, self._deleted_validity, partial(self._removing, ""))
         folder = self._open(way)
         if folder.exists(NO_SELECT) or way == [INBOX]:
             folder.close()
             raise NoSuchFolder(name)
-        return MailFolder(folder, self._scratch, None, self._deleted_validity, partial(self._removing, "/".join(way)))
+        return MailFolder(folder, self._scratch, self._deleted_validity, partial(self._removing, "/".join(way)))
 
     def exists(self, name: str) -> bool:
         """Whether there is a folder of that name that can be opened."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -70,7 +69,7 @@ def unrecorded(numbers: Sequence[int]) -> AbstractContextManager[object]:
 class MailFolder:
     """An open folder; `close` gives its descriptor back. Raises OSError.
 
-    `mutex` as in FolderLock; `removing` is entered while messages of these numbers leave.
+    `removing` is entered while messages of these numbers leave.
 
     A UIDVALIDITY that it needs is larger than `validity_above` tells: folders of its name may have been before it.
     """
@@ -79,13 +78,12 @@ class MailFolder:
         self,
         folder: Folder,
         scratch: str,
-        mutex: threading.Lock | None = None,
         validity_above: Callable[[], int] = lambda: 0,
         removing: Removing = unrecorded,
     ) -> None:
         self.folder = folder
         self._scratch = scratch
-        self._lock = FolderLock(folder, mutex)
+        self._lock = FolderLock(folder)
         self._validity_above = validity_above
         self._removing = removing
         self._index: Index | None = None
