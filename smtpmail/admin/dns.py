@@ -11,7 +11,8 @@ from typing import Any, TextIO
 import click
 
 from smtpmail.admin.dns_check import WELL_KNOWN, MailHost, findings
-from smtpmail.admin.dns_records import POLICIES, Address, needed, tasks
+from smtpmail.admin.dns_records import POLICIES, Address, Record, needed, tasks
+from smtpmail.admin.dns_services import offered
 from smtpmail.admin.dns_update import Publisher, UpdateFailed, parse_key
 from smtpmail.auth.dkim_keys import RETIRED, Key, KeyFileError, KeyFolder
 from smtpmail.auth.lookup import is_or_below
@@ -90,7 +91,7 @@ def records(ctx: click.Context, /, addresses: tuple[Address, ...], dmarc: str, a
             click.echo(f"smtpmail dns records: {error}", err=True)
             return None
 
-    wanted = tasks(needed(host.domains, host.hostname, host.addresses, key_records(host), dmarc), existing)
+    wanted = tasks(records_of(host, dmarc), existing)
     if as_json:
         click.echo(json.dumps([task.as_dict() for task in wanted], indent=2))
         return
@@ -139,7 +140,7 @@ def publish(
     """Send the records to the primary server (RFC 2136); all other records stay as they are."""
     settings = load_config(ctx)
     host = mail_host(settings, addresses)
-    wanted = needed(host.domains, host.hostname, host.addresses, key_records(host), dmarc)
+    wanted = records_of(host, dmarc)
     try:
         publisher = Publisher(Resolver(settings.resolver), parse_key(key_file.read()), server)
         changes = publisher.publish(wanted, dry_run=dry_run)
@@ -194,6 +195,11 @@ def smarthost(settings: Config) -> tuple[str, int] | None:
     return (settings.smarthost.host, settings.smarthost.port or 25) if settings.smarthost else None
 
 
+def records_of(host: MailHost, dmarc: str) -> list[Record]:
+    """All records that the host needs."""
+    return needed(host.domains, host.hostname, host.addresses, key_records(host), dmarc, host.services)
+
+
 def key_records(host: MailHost) -> list[tuple[str, str]]:
     """Name and text of the records of the host's keys."""
     return [(key.record_name, key.record) for key in host.keys]
@@ -216,4 +222,7 @@ def mail_host(settings: Config, addresses: tuple[Address, ...]) -> MailHost:
     known = addresses or tuple(public_addresses())
     if not known:
         raise ConfigError("--address: no interface of this host has a public address; give those that the world sees")
-    return MailHost(settings.hostname, settings.domains, known, settings.port, keys=dkim_keys(settings))
+    return MailHost(
+        settings.hostname, settings.domains, known, settings.port,
+        keys=dkim_keys(settings), services=offered(settings),
+    )  # fmt: skip

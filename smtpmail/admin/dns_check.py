@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from smtpmail.admin import auth_check
-from smtpmail.admin.dns_records import NULL_MX, Address, absolute
+from smtpmail.admin import auth_check, dns_services
+from smtpmail.admin.dns_records import NULL_MX, Address, Service, absolute
 from smtpmail.admin.lookup import Lookup, addresses, answers, has_cname
 from smtpmail.auth import spf
 from smtpmail.auth.dkim_keys import Key
@@ -41,6 +41,8 @@ class MailHost:
     """Through which all mail leaves: then it is tried, and nobody else."""
     keys: Sequence[Key] = ()
     """That sign, or come next."""
+    services: Sequence[Service] = ()
+    """What it offers to mail programs."""
 
 
 def findings(host: MailHost, lookup: Lookup, *, look_at_port: bool = True) -> Iterator[Finding]:
@@ -65,6 +67,9 @@ def findings(host: MailHost, lookup: Lookup, *, look_at_port: bool = True) -> It
             )
     for domain in host.domains:
         checks += auth_check.checks(host.hostname, domain, host.addresses, host.keys, lookup)
+        checks.append(
+            ("srv", domain, lambda domain=domain: dns_services.check(host.hostname, domain, host.services, lookup))  # type: ignore[misc]
+        )
     for address in host.addresses if look_at_port else ():
         checks.append(("port", str(address), lambda address=address: _port(host, address)))  # type: ignore[misc]
     if look_at_port and (host.outbound or host.smarthost):

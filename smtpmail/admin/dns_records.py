@@ -18,6 +18,20 @@ MX_PREFERENCE = 10
 NULL_MX = "0 ."  # RFC 7505: the domain takes no mail
 
 
+NO_SERVICE = "."
+"""The target of an SRV record that says: not offered here (RFC 2782)."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """What mail programs find by the domain of an address alone (RFC 6186, RFC 8314 5.1)."""
+
+    name: str
+    """As SRV records have it: `_imaps._tcp`."""
+    port: int
+    purpose: str
+
+
 @dataclass(frozen=True)
 class Record:
     """One resource record; `name` is absolute with its final dot, `value` is in zone-file form."""
@@ -83,10 +97,12 @@ def needed(
     addresses: Iterable[Address],
     keys: Iterable[tuple[str, str]] = (),
     dmarc: str = "none",
+    services: Sequence[Service] = (),
 ) -> list[Record]:
     """The records of the domains whose mail the host of that name and those public addresses takes and sends.
 
-    `keys`: name and text of the DKIM records. `dmarc`: the least that the policies ask for.
+    `keys`: name and text of the DKIM records. `dmarc`: the least that the policies ask for. `services`: what the host
+    offers to mail programs.
     """
     host = absolute(hostname)
     records = []
@@ -103,6 +119,10 @@ def needed(
                 f"who is told when mail for {domain[:-1]} can't be encrypted (TLS reports)",
             ),
         ]  # fmt: skip
+        records += [
+            Record(f"{service.name}.{domain}", "SRV", f"0 1 {service.port} {host}", service.purpose)
+            for service in services
+        ]
     for name, text in keys:
         records.append(Record(absolute(name), "TXT", quoted(text), "the key that verifies signatures (DKIM)"))
     for address in addresses:
@@ -139,6 +159,8 @@ def merge(record: Record, existing: Sequence[str]) -> Change | None:
         return Change(record.name, record.type, (quoted(" ".join(terms)),), tuple(policies), record.ttl)
     if record.type == "TXT":
         return _merge_text(record, existing)
+    if record.type == "SRV":
+        return _merge_service(record, existing)
     if record.value.lower() in (value.lower() for value in existing):
         return None
     remove = (NULL_MX,) if record.type == "MX" and NULL_MX in existing else ()
@@ -157,6 +179,27 @@ def _merge_text(record: Record, existing: Sequence[str]) -> Change | None:
     if [text_of(value) for value in same] == [wanted]:
         return None
     return Change(record.name, record.type, (quoted(wanted),), tuple(same), record.ttl)
+
+
+def _merge_service(record: Record, existing: Sequence[str]) -> Change | None:
+    """Other hosts of the service stay, and so do the priority and the weight that its owner gave to this one."""
+    host = _place_of(record.value)[1]
+    there = any(same_place(value, record.value) for value in existing)
+    wrong = [v for v in existing if _place_of(v)[1] in (host, NO_SERVICE) and not same_place(v, record.value)]
+    if there and not wrong:
+        return None
+    return Change(record.name, record.type, () if there else (record.value,), tuple(wrong), record.ttl)
+
+
+def _place_of(value: str) -> tuple[str, str]:
+    """Port and host of an SRV record."""
+    fields = value.split()
+    return fields[-2] if len(fields) == 4 else "", fields[-1].lower()
+
+
+def same_place(one: str, other: str) -> bool:
+    """Whether two SRV records lead to the same port of the same host."""
+    return _place_of(one) == _place_of(other)
 
 
 _POLICY = re.compile(r"(;\s*p\s*=\s*)([A-Za-z]*)")
@@ -194,9 +237,9 @@ def tasks(records: Iterable[Record], existing: Callable[[str, str], list[str] | 
         elif change is None:
             kind = text_of(record.value).partition(";")[0].partition(" ")[0].lower()
             own = next((v for v in values if record.type == "TXT" and text_of(v).lower().startswith(kind)), None)
-            kept = own or record.value
-            found.append(Task("keep", replace(record, value=kept)))
+            own = own or next((v for v in values if record.type == "SRV" and same_place(v, record.value)), None)
+            found.append(Task("keep", replace(record, value=own or record.value)))
         else:
             action = "replace" if change.remove else "add"
-            found.append(Task(action, replace(record, value=change.add[0]), change.remove))
+            found.append(Task(action, replace(record, value=(*change.add, record.value)[0]), change.remove))
     return found

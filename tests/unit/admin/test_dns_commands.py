@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from smtpmail.admin import dns_check, dns_update
 from smtpmail.admin.dns_check import MailHost, findings
-from smtpmail.admin.dns_records import Change, Record, is_spf, merge, needed, quoted, text_of, tightened
+from smtpmail.admin.dns_records import Change, Record, Service, is_spf, merge, needed, quoted, text_of, tightened
 from smtpmail.admin.dns_update import Key as UpdateKey
 from smtpmail.admin.dns_update import UpdateFailed, parse_key, plan
 from smtpmail.admin.lookup import Lookup
@@ -52,6 +52,44 @@ def test_a_domain_needs_mx_spf_policies_keys_addresses_and_spf_of_the_host() -> 
         "mail.dom.fr. 3600 IN AAAA 2001:db8::10",
         'mail.dom.fr. 3600 IN TXT "v=spf1 a -all"',
     ]
+
+
+IMAPS = Service("_imaps._tcp", 993, "reading")
+SUBMISSIONS = Service("_submissions._tcp", 465, "sending")
+
+
+def test_what_mail_programs_look_for() -> None:
+    found = needed(["dom.fr", "dom2.fr"], "mail.dom.fr", [FOUR], services=[IMAPS, SUBMISSIONS])
+    assert [str(record) for record in found if record.type == "SRV"] == [
+        "_imaps._tcp.dom.fr. 3600 IN SRV 0 1 993 mail.dom.fr.",
+        "_submissions._tcp.dom.fr. 3600 IN SRV 0 1 465 mail.dom.fr.",
+        "_imaps._tcp.dom2.fr. 3600 IN SRV 0 1 993 mail.dom.fr.",
+        "_submissions._tcp.dom2.fr. 3600 IN SRV 0 1 465 mail.dom.fr.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("doors", "found"),
+    [
+        ([], set()),
+        (["--imap-listen", "127.0.0.1"], set()),
+        (["--imap-listen", "[::1]", "--imap-listen", "[::]:1993"], {"_imaps._tcp.dom.fr. SRV 0 1 1993 mail.dom.fr."}),
+        (
+            ["--imap-listen", "0.0.0.0", "--submission-listen", "192.0.2.10"],
+            {"_imaps._tcp.dom.fr. SRV 0 1 993 mail.dom.fr.", "_submissions._tcp.dom.fr. SRV 0 1 465 mail.dom.fr."},
+        ),
+    ],
+)
+def test_only_what_is_offered_has_a_record(monkeypatch: pytest.MonkeyPatch, doors: list[str], found: set[str]) -> None:
+    listed = json.loads(records(monkeypatch, table({}), "--json", *doors).stdout)
+    assert {f"{e['name']} SRV {e['value']}" for e in listed if e["type"] == "SRV"} == found
+
+
+def test_a_service_is_kept_as_its_owner_weighs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    zone = {("_imaps._tcp.dom.fr.", "SRV"): ["20 7 993 Mail.dom.fr."]}
+    listed = json.loads(records(monkeypatch, table(zone), "--json", "--imap-listen", "0.0.0.0").stdout)
+    (found,) = [entry for entry in listed if entry["type"] == "SRV"]
+    assert (found["action"], found["value"]) == ("keep", "20 7 993 Mail.dom.fr.")
 
 
 def test_a_host_called_as_its_domain_has_one_spf_record() -> None:
@@ -146,6 +184,7 @@ SPF = Record("dom.fr.", "TXT", '"v=spf1 mx -all"', "")
 MX = Record("dom.fr.", "MX", "10 mail.dom.fr.", "")
 A = Record("mail.dom.fr.", "A", "192.0.2.10", "")
 DMARC_RECORD = Record("_dmarc.dom.fr.", "TXT", DMARC, "")
+SRV = Record("_imaps._tcp.dom.fr.", "SRV", "0 1 993 mail.dom.fr.", "")
 KEY_RECORD = Record("k._domainkey.dom.fr.", "TXT", '"v=DKIM1; p=AAAA"', "")
 
 
@@ -190,6 +229,12 @@ KEY_RECORD = Record("k._domainkey.dom.fr.", "TXT", '"v=DKIM1; p=AAAA"', "")
             ['"v=DKIM1; p=BBBB"', '"v=spf1 -all"'],
             Change("k._domainkey.dom.fr.", "TXT", ('"v=DKIM1; p=AAAA"',), ('"v=DKIM1; p=BBBB"',)),
         ),
+        (SRV, [], Change(SRV.name, "SRV", (SRV.value,))),
+        (SRV, ["20 7 993 MAIL.dom.fr."], None),
+        (SRV, ["0 0 0 ."], Change(SRV.name, "SRV", (SRV.value,), ("0 0 0 .",))),
+        (SRV, ["0 1 1993 mail.dom.fr."], Change(SRV.name, "SRV", (SRV.value,), ("0 1 1993 mail.dom.fr.",))),
+        (SRV, ["0 1 993 mail.dom.fr.", "0 1 143 mail.dom.fr."], Change(SRV.name, "SRV", (), ("0 1 143 mail.dom.fr.",))),
+        (SRV, ["0 1 993 other.net."], Change(SRV.name, "SRV", (SRV.value,))),
         (A, ["192.0.2.80"], Change("mail.dom.fr.", "A", ("192.0.2.10",))),
         (A, ["192.0.2.10", "192.0.2.80"], None),
     ],
@@ -303,6 +348,26 @@ def test_what_receivers_would_conclude(
     zone = {**GOOD, (f"{key.record_name}.", "TXT"): [quoted(key.record)]}
     zone |= {(names.get(name, f"{name}.dom.fr."), "TXT"): values for name, values in changes.items()}
     assert expected in levels(zone, replace(key, state=state))
+
+
+@pytest.mark.parametrize(
+    ("values", "services", "level"),
+    [
+        (["0 1 993 mail.dom.fr."], [IMAPS], "ok"),
+        ([], [IMAPS], "warning"),
+        (["0 0 0 ."], [IMAPS], "warning"),
+        (["0 1 993 other.net."], [IMAPS], "warning"),
+        (["0 1 143 mail.dom.fr."], [IMAPS], "warning"),
+        (["0 1 993 mail.dom.fr."], [], "warning"),
+        (["0 1 993 other.net."], [], None),
+        ([], [], None),
+    ],
+)
+def test_services(values: list[str], services: list[Service], level: str | None) -> None:
+    host = MailHost("mail.dom.fr", ["dom.fr"], [FOUR], services=services)
+    zone = table({**GOOD, ("_imaps._tcp.dom.fr.", "SRV"): values})
+    found = [finding for finding in findings(host, zone, look_at_port=False) if finding.check == "srv"]
+    assert [finding.level for finding in found] == ([level] if level else [])
 
 
 def test_mail_that_is_not_signed() -> None:
