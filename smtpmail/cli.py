@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import click
 
-from smtpmail import __version__
+from smtpmail import __version__, systemd
 from smtpmail.settings import config
 from smtpmail.settings.config import Config
 from smtpmail.settings.options import SettingsGroup, load_config
@@ -126,5 +126,6 @@ def main() -> None:
 
 def fail(message: str) -> NoReturn:
     """One line for people, and exit status 2."""
-    print(f"smtpmail: {' '.join(message.split())}", file=sys.stderr)
+    line = f"smtpmail: {' '.join(message.split())}"
+    print(systemd.with_priority("error", line) if systemd.is_journal(2) else line, file=sys.stderr)
     sys.exit(2)

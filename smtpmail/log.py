@@ -1,4 +1,7 @@
-"""The log: one JSON object a line on standard error. Its events are an interface; docs/formats.md lists them all."""
+"""The log: one JSON object a line on standard error. Its events are an interface; docs/formats.md lists them all.
+
+Where standard error is the journal of systemd, each line begins with its priority (`<3>`), which the journal takes off.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from typing import Any
 
 import structlog
 
+from smtpmail import systemd
 from smtpmail.mail.text import harmless
 
 PATIENCE = 1.0
@@ -156,6 +160,10 @@ def _printable(_: Any, __: str, event: Event) -> Event:
     return {k: harmless(v) if isinstance(v, str) and k != "exception" else v for k, v in _bounded(event).items()}
 
 
+def _with_priority(_: Any, name: str, line: str) -> str:
+    return systemd.with_priority(name, line)
+
+
 _sink: _StandardError | None = None
 
 
@@ -169,6 +177,8 @@ def configure(log_format: str, level: str) -> None:
             _printable,
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=22),
         ]
+    if systemd.is_journal(2):
+        last.append(_with_priority)
     if _sink is not None:
         _sink.close()
     sink = _sink = _StandardError()

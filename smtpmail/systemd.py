@@ -1,6 +1,6 @@
-"""What systemd offers a service: readiness and watchdog (sd_notify(3)), sockets (sd_listen_fds(3)).
+"""What systemd offers a service: readiness and watchdog (sd_notify(3)), sockets (sd_listen_fds(3)), its journal.
 
-The protocols are a datagram and three variables: less than a library to depend on.
+The protocols are a datagram and a few variables: less than a library to depend on.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from collections.abc import MutableMapping
 
 FIRST_SOCKET = 3
 """SD_LISTEN_FDS_START."""
+
+PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "exception": 3, "critical": 2}
+"""Of the levels of a log, as in syslog(3): what `journalctl -p` chooses by."""
 
 
 def notify(state: str) -> None:
@@ -52,3 +55,19 @@ def inherited_sockets(environment: MutableMapping[str, str]) -> list[tuple[str, 
         os.set_inheritable(fd, False)
         sockets.append((name, socket.socket(fileno=fd)))
     return sockets
+
+
+def is_journal(fd: int) -> bool:
+    """Whether what is written to the descriptor goes to the journal (JOURNAL_STREAM, systemd.exec(5)).
+
+    A program that was started with its output elsewhere has the variable, too, but not the same file.
+    """
+    with contextlib.suppress(OSError):
+        status = os.fstat(fd)
+        return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+    return False
+
+
+def with_priority(level: str, line: str) -> str:
+    """The line as the journal takes it, which keeps the priority of `level` apart from the text (sd-daemon(3))."""
+    return f"<{PRIORITIES.get(level, 5)}>{line}"

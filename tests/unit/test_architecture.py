@@ -29,7 +29,8 @@ FLOORS = [
     {"dns"},
     {"smtp"},
     {"settings"},
-    {"log", "metrics", "systemd", "network"},
+    {"log", "metrics", "network"},
+    {"systemd"},
     {"mail"},
     {""},
 ]

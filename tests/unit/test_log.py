@@ -152,3 +152,40 @@ def test_foreign_text_is_cut() -> None:
     assert [len(name) for name in first["names"]] == [1027, 1]
     assert first["number"] == 10**9
     assert len(second["exception"]) <= 32 * 1024
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+@pytest.mark.parametrize("whose", ["ours", "another"])
+def test_the_journal_is_told_priorities(log_format: str, whose: str) -> None:
+    """Only where standard error is the journal: a program whose output was led elsewhere has the variable, too."""
+    ours, theirs = connected()
+    stream = os.fstat(theirs if whose == "ours" else ours)
+    code = (
+        "import sys; from smtpmail import log; log.configure(sys.argv[1], 'debug')\n"
+        "for level in ('debug', 'info', 'warning', 'error'): getattr(log.log, level)('an.event')\n"
+        "try: 1 / 0\nexcept ZeroDivisionError: log.log.exception('an.event')"
+    )
+    environment = {**os.environ, "JOURNAL_STREAM": f"{stream.st_dev}:{stream.st_ino}"}
+    subprocess.run([sys.executable, "-c", code, log_format], check=True, stderr=theirs, env=environment)
+    os.close(theirs)
+    data = bytearray()
+    read_all(ours, data)
+    os.close(ours)
+    lines = [line for line in data.decode().splitlines() if "an.event" in line]
+    found = [re.match(r"(?:<(\d)>)?(.*)", line) for line in lines]
+    assert [match and match[1] for match in found] == (list("76433") if whose == "ours" else [None] * 5)
+    if log_format == "json":
+        assert all(match and json.loads(match[2])["event"] == "an.event" for match in found)
+
+
+def test_a_wrong_setting_is_an_error_in_the_journal() -> None:
+    ours, theirs = connected()
+    stream = os.fstat(theirs)
+    environment = {**os.environ, "JOURNAL_STREAM": f"{stream.st_dev}:{stream.st_ino}"}
+    command = [sys.executable, "-m", "smtpmail", "--port", "many"]
+    assert subprocess.run(command, check=False, stderr=theirs, env=environment).returncode == 2
+    os.close(theirs)
+    data = bytearray()
+    read_all(ours, data)
+    os.close(ours)
+    assert re.fullmatch(rb"<3>smtpmail: .*--port.*\n", bytes(data))
