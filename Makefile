@@ -7,7 +7,7 @@ PORT := 2525
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup lint test-unit test-protocol test-network test-hosts test-hosts-nightly test-newest test-vagrant test-crash deb bench clean
+.PHONY: help run test setup lint test-unit test-protocol test-network test-hosts test-hosts-nightly test-newest test-lowest test-vagrant test-crash deb bench clean
 
 help:  ## What can be made
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -47,6 +47,9 @@ test-hosts-nightly: $(VENV)/tests-installed  ## Hosts that take too long for eac
 
 test-newest:  ## Unit and protocol tests with the newest Python that can be had
 	tests/newest
+
+test-lowest:  ## Unit tests with the oldest dependencies that are claimed to be enough
+	tests/lowest
 
 test-vagrant:  ## Virtual machines by `vagrant up`, and power cuts; not a part of `make test`
 	tests/vagrant/run

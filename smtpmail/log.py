@@ -6,6 +6,7 @@ Where standard error is the journal of systemd, each line begins with its priori
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import socket
@@ -33,6 +34,9 @@ TEXT_LIMIT = 1024
 
 EXCEPTION_LIMIT = 32 * 1024
 """Characters of a traceback: the deepest calls stand at its end."""
+
+EVENT_WIDTH = 22
+"""Columns of the name of an event on a terminal."""
 
 Event = MutableMapping[str, Any]
 
@@ -175,7 +179,7 @@ def configure(log_format: str, level: str) -> None:
         last = [
             structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
             _printable,
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=22),
+            structlog.dev.ConsoleRenderer(EVENT_WIDTH, colors=sys.stderr.isatty()),
         ]
     if systemd.is_journal(2):
         last.append(_with_priority)
@@ -184,7 +188,7 @@ def configure(log_format: str, level: str) -> None:
     sink = _sink = _StandardError()
     structlog.configure(
         processors=[structlog.processors.add_log_level, structlog.processors.format_exc_info, *last],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=lambda *args: sink,
     )
     log.use(structlog.get_logger())

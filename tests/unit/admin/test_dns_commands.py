@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner, Result
+from support.commands import runner
 
 from smtpmail.admin import dns_check, dns_update
 from smtpmail.admin.dns_check import MailHost, findings
@@ -113,7 +114,7 @@ EXISTING = {
 def records(monkeypatch: pytest.MonkeyPatch, lookup: Lookup, *arguments: str) -> Result:
     monkeypatch.setattr("smtpmail.admin.dns.Resolver.records", lambda self, name, kind: lookup(name, kind))
     command = ["dns", "records", "-s", "dom.fr", "-H", "mail.dom.fr", "--resolver", "192.0.2.53"]
-    return CliRunner().invoke(cli, [*command, "--address", "192.0.2.10", *arguments])
+    return runner().invoke(cli, [*command, "--address", "192.0.2.10", *arguments])
 
 
 def test_records_say_what_to_add_replace_and_keep(monkeypatch: pytest.MonkeyPatch) -> None:

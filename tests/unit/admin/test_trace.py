@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
+from support.commands import runner
 from support.faultserver import FaultServer, say
 from support.server import Servers
 
@@ -370,7 +371,7 @@ def test_a_client_that_only_makes_noise_takes_bounded_memory() -> None:
 
 
 def run(arguments: list[str], log: bytes | None = None) -> Result:
-    return CliRunner().invoke(trace, arguments, input=log)
+    return runner().invoke(trace, arguments, input=log)
 
 
 @pytest.mark.parametrize(
@@ -532,7 +533,7 @@ def test_between_two_times() -> None:
     assert [line.split()[1] for line in told.splitlines()[1:]] == ["10:00:03.000", "10:00:03.001"]
     assert run([LOCAL, "-", "--since", "2026-11-24"], log).exit_code == 1
     wrong = run([LOCAL, "-", "--until", "sometime"], log)
-    assert wrong.exit_code == 2 and "sometime" in wrong.output
+    assert wrong.exit_code == 2 and "sometime" in wrong.stderr
 
 
 @pytest.mark.parametrize(
