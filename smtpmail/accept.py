@@ -30,6 +30,10 @@ from smtpmail.spool.queue import QueueDraft, QueueStore
 MAX_HOPS = 50
 """A message with more Received fields than this loops (RFC 5321 6.3)."""
 
+SHORT_LOCK_PATIENCE = 1.0
+"""Seconds that a message with several recipients waits for mailboxes that other programs have locked: what can't be
+stored by then is stored later, and nobody has to wait for it."""
+
 
 def reply_to(error: OSError) -> Reply:
     """What a client is told when the disk does not take its message. It may try again: never a 5xx."""
@@ -159,7 +163,8 @@ class Incoming:
         header = added + fields.separator(head) + head
         leaving = departures(envelope, accept.rewrite) if envelope.remote else []
         local = accept.spool.prepare(self._body, self._copies(header, JUNK if found.junk else ""))
-        commit_each(local)
+        alone = len(local) == 1 and not leaving
+        commit_each(local, patience=None if alone else SHORT_LOCK_PATIENCE)
         late = {draft.user: draft.error for draft in local if draft.error is not None}
         if late and len(late) == len(local) and not envelope.remote:
             raise next(iter(late.values()))

@@ -31,7 +31,7 @@ from smtpmail.settings import privileges
 from smtpmail.settings.config import Config
 from smtpmail.settings.finding import Finding
 from smtpmail.settings.values import ConfigError
-from smtpmail.spool import durability
+from smtpmail.spool import durability, lock
 from smtpmail.spool.mailbox import Spool
 from smtpmail.spool.queue import QueueError, QueueStore
 from smtpmail.spool.record import FormatError
@@ -209,6 +209,7 @@ class Server:
         systemd.notify("STOPPING=1")
         deadline = time.monotonic() + STOP_SECONDS
         self._tell_children(signal.SIGTERM)
+        lock.stop_waiting()
         if doors:
             doors.stop()
         cut = front.stop(self._pause)
@@ -280,6 +281,7 @@ class Server:
                 front.reload()
                 if doors:
                     doors.reload()
+            lock.stop_waiting()
             if doors:
                 doors.stop()
             # Ctrl-C and service managers signal every process, and the parent does once more: that is no second

@@ -182,11 +182,12 @@ def commit(drafts: Sequence[Draft]) -> None:
             draft.close()
 
 
-def commit_each(drafts: Sequence[Draft], *, keep_open: bool = False) -> None:
+def commit_each(drafts: Sequence[Draft], *, keep_open: bool = False, patience: float | None = None) -> None:
     """Puts each draft into its folder for itself: returns when contents and names of all that could be are on disk.
 
-    The others have their `error` set. Afterwards all are closed, unless they are to be kept open (so that one can be
-    withdrawn even if no descriptor is left).
+    `patience` with locks of other programs is for all together, in seconds; None: that of the first folder that is
+    locked. The others have their `error` set. Afterwards all are closed, unless they are to be kept open (so that one
+    can be withdrawn even if no descriptor is left).
     """
     give_up: float | None = None
     for start in range(0, len(drafts), AT_ONCE):
@@ -198,7 +199,8 @@ def commit_each(drafts: Sequence[Draft], *, keep_open: bool = False) -> None:
             for draft in batch:
                 if isinstance(draft.error, Busy):
                     # All of a message together wait no longer than one.
-                    give_up = give_up or time.monotonic() + draft.target.patience
+                    wait = draft.target.patience if patience is None else patience
+                    give_up = give_up or time.monotonic() + wait
                     taken = isinstance(draft.error, Taken)
                     draft.error = None
                     if taken:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import math
 import os
 import re
 import threading
@@ -24,7 +25,11 @@ MAX_NUMBER = 2**32 - 1
 SHORT_LIST = 1000
 """So many names are looked at while others wait."""
 
+STOP_PATIENCE = 1.0
+"""Seconds that locks are still waited for when the process is asked to end."""
+
 _NUMBER = re.compile(rb"[0-9]{1,20}\n?\Z")
+_end = math.inf
 
 
 class MailboxBusy(Busy):
@@ -65,6 +70,17 @@ def _alone(folder: Folder, give_up: float) -> Iterator[None]:
         mutex.lock.release()
 
 
+def stop_waiting() -> None:
+    """The process is about to end: nobody in it waits for the locks of other programs any more, but for a moment."""
+    global _end  # noqa: PLW0603
+    _end = time.monotonic() + STOP_PATIENCE
+
+
+def is_over(give_up: float) -> bool:
+    """Whether a lock is not waited for any more that may be waited for until `give_up` (monotonic time)."""
+    return time.monotonic() > min(give_up, _end)
+
+
 @contextlib.contextmanager
 def locked(folder: Folder, give_up: float, *, create: bool = True) -> Iterator[int]:
     """Keeps other threads and programs away from a mailbox; gives a descriptor of the lock file.
@@ -84,7 +100,7 @@ def locked(folder: Folder, give_up: float, *, create: bool = True) -> Iterator[i
 def _lock(folder: Folder, give_up: float, *, create: bool) -> int:
     pause = 0.0002
     while (lock := _try_lock(folder, create)) is None:
-        if time.monotonic() > give_up:
+        if is_over(give_up):
             raise MailboxBusy(errno.EAGAIN, "the mailbox is locked by another program", folder.path)
         time.sleep(pause)
         pause = min(pause * 1.5, 0.02)

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from smtpmail.spool.folder import Folder
-from smtpmail.spool.lock import MailboxBusy
+from smtpmail.spool.lock import MailboxBusy, is_over
 
 SEQUENCES = ".mh_sequences"
 
@@ -117,7 +117,7 @@ def add_unseen(folder: Folder, numbers: Sequence[int], before: Noted | None, giv
         finally:
             if fd is not None:
                 os.close(fd)
-        if time.monotonic() > give_up:
+        if is_over(give_up):
             raise MailboxBusy(errno.EAGAIN, "locked by another program", os.path.join(folder.path, SEQUENCES))
         time.sleep(pause)
         pause = min(pause * 1.5, 0.02)

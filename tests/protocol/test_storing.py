@@ -201,6 +201,53 @@ def test_another_program_holds_the_lock(server: Server) -> None:
         assert waiting.result(60).code == 250
 
 
+@pytest.mark.parametrize("file", [".lock", ".mh_sequences"])
+def test_one_locked_mailbox_of_several_holds_nobody_up(server: Server, file: str) -> None:
+    """Whoever holds a lock for ever harms that mailbox alone: the sender is not bothered, its copy comes later."""
+    with server.client("network") as client:
+        client.ehlo()
+        client.deliver(b"x\r\n", "bob@dom.fr")
+        with locked_by_another_process(server.spool / "bob" / file):
+            since = time.monotonic()
+            client.transaction("bob@dom.fr", "carol@dom.fr")
+            answer = client.data(b"Subject: late\r\n\r\nx\r\n")
+            assert answer.code == 250
+            assert time.monotonic() - since < 30
+            assert len(server.messages("carol")) == 1
+            id_ = answer.text.split()[-1]
+            server.wait_event("message.late", id=id_, user="bob")
+            assert set(server.messages("bob")) == {1}
+        server.wait_event("message.stored", id=id_, user="bob", number=2)
+
+
+@pytest.mark.parametrize("recipients", [["bob@dom.fr"], ["bob@dom.fr", "carol@dom.fr"]], ids=["one", "several"])
+def test_a_stop_does_not_wait_for_a_lock(servers: Servers, recipients: list[str]) -> None:
+    """Neither in a session nor in the queue; nothing is lost."""
+    server = servers.start("--retry-schedule", "1s")
+    with server.client() as client:
+        client.ehlo()
+        client.deliver(b"x\r\n", "bob@dom.fr")
+        with locked_by_another_process(server.spool / "bob" / ".lock"):
+            client.transaction(*recipients)
+            client.expect("DATA", 354)
+            client.send(b"x\r\n.\r\n")
+            if len(recipients) > 1:
+                assert client.read().code == 250
+                server.wait_event("message.late", user="bob")
+            else:
+                time.sleep(0.5)
+            since = time.monotonic()
+            assert server.stop() == 0
+            assert time.monotonic() - since < 20
+            if len(recipients) == 1:
+                assert (refused := client.read()).code == 451, refused
+    assert server.events_named("session.error") == server.events_named("server.process_died") == []
+    again = servers.start("--retry-schedule", "1s")
+    if len(recipients) > 1:
+        again.wait_event("message.stored", user="bob")
+    assert len(again.messages("bob")) == len(recipients)
+
+
 # -- crashes
 
 
