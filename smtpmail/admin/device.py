@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import NoReturn
 
 import click
 
+from smtpmail.settings import privileges
 from smtpmail.settings.config import Config
 from smtpmail.settings.options import SettingsGroup, load_config
 from smtpmail.settings.values import ConfigError, Endpoint
@@ -23,10 +27,13 @@ def fail(message: str) -> NoReturn:
     raise click.ClickException(message)
 
 
-def _devices(config: Config) -> Devices:
+@contextmanager
+def _devices(config: Config) -> Iterator[Devices]:
+    """The file of the settings. Root acts as the owner of its folder, who could mislead it with a link there."""
     if not config.devices:
         raise ConfigError("device: there is no file of devices: give --devices FILE, the same as the server's")
-    return Devices(config.devices)
+    with privileges.acting_as(None if os.geteuid() else privileges.owner_of(os.path.dirname(config.devices) or ".")):
+        yield Devices(config.devices)
 
 
 @click.group("device", cls=SettingsGroup, short_help="Devices that read and send from afar: add, list, remove.")
@@ -46,7 +53,8 @@ def add(ctx: click.Context, user: str, name: str, profile: str | None) -> None:
     if mail_user is None or "+" in user:
         fail(f"device add: {user!r} is no user name")
     try:
-        password = _devices(config).add(mail_user, name)
+        with _devices(config) as devices:
+            password = devices.add(mail_user, name)
     except DeviceError as error:
         fail(f"device add: {error}")
     address = f"{mail_user}@{config.domains[0]}"
@@ -83,10 +91,10 @@ def _port(endpoints: tuple[Endpoint, ...], default: int) -> int:
 @click.pass_context
 def list_(ctx: click.Context, user: str | None) -> None:
     """All devices, or those of a user, with the time and the address of their last use."""
-    path = _devices(load_config(ctx)).path
     try:
-        devices = [d for d in read_devices(path) if user is None or d.user == user_of(user)]
-        uses = {(use.user, use.device): use for use in read_uses(path)}
+        with _devices(load_config(ctx)) as file:
+            devices = [d for d in read_devices(file.path) if user is None or d.user == user_of(user)]
+            uses = {(use.user, use.device): use for use in read_uses(file.path)}
     except DeviceError as error:
         fail(f"device list: {error}")
     if not devices:
@@ -120,7 +128,8 @@ def _when(seconds: float) -> str:
 def remove(ctx: click.Context, user: str, name: str) -> None:
     """Removes a device: its password is worth nothing any more, and its connections end within a second."""
     try:
-        _devices(load_config(ctx)).remove(user_of(user) or user, name)
+        with _devices(load_config(ctx)) as devices:
+            devices.remove(user_of(user) or user, name)
     except DeviceError as error:
         fail(f"device remove: {error}")
     click.echo(f"{name} of {user} is removed.")
