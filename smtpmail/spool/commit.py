@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import threading
 import time
@@ -22,7 +23,8 @@ from smtpmail.spool.journal import Journal
 from smtpmail.spool.record import Record
 
 GROUP_PATIENCE = 0.02
-"""Seconds that a whole group waits for locks of other programs; then those concerned wait apart from it."""
+"""Seconds that a whole group waits for locks of other programs; then those concerned wait apart from it, with those
+for the same folder."""
 
 AT_ONCE = 16
 """Drafts of one message that have files open at a time: a thousand recipients need no more descriptors than so many."""
@@ -44,6 +46,12 @@ class Target(Protocol):
     """Seconds to wait for its lock."""
 
     journal: Journal | None
+
+    apart: GroupCommit
+    """Those that wait for its lock while others go on."""
+
+    def turn(self) -> AbstractContextManager[object]:
+        """Waits until no other process of this server is at work here. Raises nothing."""
 
     def placing(
         self, drafts: Sequence[Any], give_up: float, *, apart: bool
@@ -114,16 +122,17 @@ class Draft:
 class _Entry:
     """The drafts of one caller."""
 
-    __slots__ = ("done", "drafts", "leads")
+    __slots__ = ("done", "drafts", "give_up", "leads")
 
-    def __init__(self, drafts: Sequence[Draft]) -> None:
+    def __init__(self, drafts: Sequence[Draft], give_up: float) -> None:
         self.drafts = drafts
+        self.give_up = give_up
         self.leads = False
         self.done = threading.Lock()
         self.done.acquire()
 
 
-class _GroupCommit:
+class GroupCommit:
     """Threads that come while a batch is at work form the next one.
 
     There is no thread behind it: one of the callers leads, so that a caller alone waits for nobody.
@@ -134,9 +143,13 @@ class _GroupCommit:
         self._waiting: list[_Entry] = []
         self._busy = False
 
-    def run(self, drafts: Sequence[Draft]) -> None:
-        """Returns when the drafts are synced and placed, or have their `error` set."""
-        entry = _Entry(drafts)
+    def run(self, drafts: Sequence[Draft], give_up: float = math.inf) -> float:
+        """Returns when the drafts are synced and placed, or have their `error` set.
+
+        `give_up` (monotonic time): for those that wait for a lock apart from others. Returns until when they did, which
+        may be less for the sake of another one in the batch.
+        """
+        entry = _Entry(drafts, give_up)
         with self._mutex:
             self._waiting.append(entry)
             entry.leads = not self._busy
@@ -145,12 +158,16 @@ class _GroupCommit:
             entry.done.acquire()
         if entry.leads:
             self._lead()
+        return entry.give_up
 
     def _lead(self) -> None:
         with self._mutex:
             batch, self._waiting = self._waiting, []
         try:
-            _commit_batch([draft for entry in batch for draft in entry.drafts])
+            give_up = min(entry.give_up for entry in batch)
+            for entry in batch:
+                entry.give_up = give_up
+            _place([draft for entry in batch for draft in entry.drafts], give_up)
         finally:
             with self._mutex:
                 if self._waiting:
@@ -163,7 +180,18 @@ class _GroupCommit:
                     entry.done.release()
 
 
-_group = _GroupCommit()
+_group = GroupCommit()
+
+
+class Unlocked:
+    """What a Target has that all may use at once."""
+
+    patience = 0.0
+    apart = GroupCommit()
+
+    def turn(self) -> AbstractContextManager[None]:
+        """See Target."""
+        return contextlib.nullcontext()
 
 
 def commit(drafts: Sequence[Draft]) -> None:
@@ -199,19 +227,29 @@ def commit_each(drafts: Sequence[Draft], *, keep_open: bool = False, patience: f
             for draft in batch:
                 if isinstance(draft.error, Busy):
                     # All of a message together wait no longer than one.
-                    wait = draft.target.patience if patience is None else patience
-                    give_up = give_up or time.monotonic() + wait
-                    taken = isinstance(draft.error, Taken)
-                    draft.error = None
-                    if taken:
-                        _try(draft, draft.leave_journal)
-                    _place([draft], give_up, apart=True)
+                    give_up = give_up or time.monotonic() + (draft.target.patience if patience is None else patience)
+                    _wait_apart(draft, give_up)
             # Placed, and then the folder could not be synced.
             withdraw([draft for draft in batch if draft.error is not None])
         finally:
             if not keep_open:
                 for draft in batch:
                     draft.close()
+
+
+def _wait_apart(draft: Draft, give_up: float) -> None:
+    """Puts a draft into a folder that could not be had at once, or sets its `error`."""
+    if isinstance(draft.error, Taken):
+        draft.error = None
+        _try(draft, draft.leave_journal)
+        if draft.error is not None:
+            return
+    waited = 0.0
+    while waited < give_up:
+        draft.error = None
+        waited = draft.target.apart.run([draft], give_up)
+        if not isinstance(draft.error, Busy):
+            return
 
 
 def withdraw(drafts: Sequence[Draft]) -> None:
@@ -221,31 +259,30 @@ def withdraw(drafts: Sequence[Draft]) -> None:
             draft.target.withdraw(draft)
 
 
-def _commit_batch(drafts: Sequence[Draft]) -> None:
-    _place(drafts, time.monotonic() + GROUP_PATIENCE, apart=False)
+def _place(drafts: Sequence[Draft], give_up: float) -> None:
+    """Puts the drafts into their folders, durably, or sets their `error`; raises nothing.
 
-
-def _place(drafts: Sequence[Draft], give_up: float, *, apart: bool) -> None:
-    """Puts the drafts into their folders, durably, or sets their `error`; raises nothing."""
+    `give_up` (monotonic time): for those that wait for locks apart; with none (inf), nobody waits for long.
+    """
     try:
-        _place_all(drafts, give_up, apart=apart)
+        _place_all(drafts, give_up)
     except Exception as error:
         # One thread works for all: none of them may take for done what is not.
         _fail([draft for draft in drafts if draft.error is None], error)
 
 
-def _place_all(drafts: Sequence[Draft], give_up: float, *, apart: bool) -> None:
+def _place_all(drafts: Sequence[Draft], give_up: float) -> None:
     synced = [draft for draft in drafts if draft.parts is None]
     recorded = [draft for draft in drafts if draft.parts is not None]
     _sync_contents(synced)
     for group in _by_target(synced):
-        with _holding([group], give_up, apart=apart) as placings:
+        with _holding([group], give_up) as placings:
             for placing in placings:
                 _give_names(placing, recorded=False)
     _sync_folders(synced)
     if recorded:
         # All folders at once: records name what their drafts will be called, and are durable before anybody sees it.
-        with _holding(_by_target(recorded), give_up, apart=apart) as placings:
+        with _holding(_by_target(recorded), give_up) as placings:
             _record_and_name(placings)
 
 
@@ -292,10 +329,16 @@ def _by_target(drafts: Sequence[Draft]) -> list[list[Draft]]:
 
 
 @contextlib.contextmanager
-def _holding(groups: Sequence[Sequence[Draft]], give_up: float, *, apart: bool) -> Iterator[list[Placing]]:
+def _holding(groups: Sequence[Sequence[Draft]], give_up: float) -> Iterator[list[Placing]]:
     """Holds the folders of the groups; the drafts of one that can't be had have their `error`."""
     with contextlib.ExitStack() as stack:
         placings = []
+        apart = give_up != math.inf
+        if not apart:
+            # Processes of one server wait for each other, which is short; patience is for other programs.
+            for group in groups:
+                stack.enter_context(group[0].target.turn())
+            give_up = time.monotonic() + GROUP_PATIENCE
         for group in groups:
             target = group[0].target
             try:

@@ -22,6 +22,7 @@ from smtpmail.spool.lock import locked
 from smtpmail.spool.mailbox import Spool
 from smtpmail.spool.queue import QueueError, QueueStore
 from smtpmail.spool.record import Record
+from smtpmail.spool.turns import Turns
 
 LOCK_PATIENCE = 10.0
 """Seconds that files which are made anew wait for the lock of their mailbox."""
@@ -93,6 +94,8 @@ def use_journal(spool: Spool, queue: QueueStore, process: int, size: int) -> Jou
 
     journal = Journal(os.path.join(queue.path, FOLDER), str(process), size, file_systems, rewrite)
     spool.journal = queue.journal = journal
+    with contextlib.suppress(OSError):
+        spool.turns = Turns(queue.path)
     return journal
 
 

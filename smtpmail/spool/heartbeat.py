@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from smtpmail.spool.commit import Draft, commit
+from smtpmail.spool.commit import Draft, Unlocked, commit
 from smtpmail.spool.files import NewFile
 from smtpmail.spool.folder import Folder
 from smtpmail.spool.journal import Journal
@@ -30,10 +30,9 @@ class _Unnamed:
         return ()
 
 
-class _Nowhere:
+class _Nowhere(Unlocked):
     """A target that gives no names: what is put into it is synced, and then gone."""
 
-    patience = 0.0
     journal: Journal | None = None
 
     def __init__(self, path: str) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 
 from smtpmail.log import log
+from smtpmail.spool.commit import GroupCommit
 from smtpmail.spool.content import Content, Source
 from smtpmail.spool.files import clear_scratch, free_octets, sync_folder
 from smtpmail.spool.folder import Folder
@@ -28,6 +29,7 @@ from smtpmail.spool.placing import Copy, MailboxDraft, Numbering, free_numbers
 from smtpmail.spool.record import Kind, Record
 from smtpmail.spool.sequences import SEQUENCES, Noted, add_unseen
 from smtpmail.spool.stock import StatusStock
+from smtpmail.spool.turns import Turns
 
 SCRATCH = ".new"
 
@@ -43,7 +45,7 @@ MAILBOXES_KEPT = 64
 WELL_SECONDS = 1.0
 
 BUSY_SECONDS = 1.0
-"""For so long a group does not wait for a mailbox that another program had locked."""
+"""For so long a group does not try a mailbox that another program had locked, unless it was had since."""
 
 JUNK = "Junk"
 """The folder of mail that its domain says is likely forged."""
@@ -60,14 +62,21 @@ class Mailbox:
     patience = LOCK_PATIENCE
 
     def __init__(
-        self, path: str, parent: Mailbox | None = None, place: str = "", journal: Journal | None = None
+        self,
+        path: str,
+        parent: Mailbox | None = None,
+        place: str = "",
+        journal: Journal | None = None,
+        turns: Turns | None = None,
     ) -> None:
         """`parent`: the mailbox that this is a folder of. `place`: its path below the spool, as records name it."""
         self.path = path
         self.place = place
         self.journal = journal
         self._parent = parent
+        self._turns = turns
         self.stock = StatusStock()
+        self.apart = GroupCommit()
         self._noted: Noted | None = None
         self._busy_until = 0.0
 
@@ -101,15 +110,20 @@ class Mailbox:
         finally:
             folder.close()
 
+    def turn(self) -> AbstractContextManager[None]:
+        """Waits for other processes of this server (commit.Target)."""
+        return self._turns.at(self.place) if self._turns is not None else contextlib.nullcontext()
+
     @contextlib.contextmanager
     def placing(self, drafts: Sequence[MailboxDraft], give_up: float, *, apart: bool) -> Iterator[Numbering]:
         """Holds the lock, and chooses the next numbers for the drafts (commit.Target)."""
         folder = drafts[0].folder
         assert folder is not None
         if not apart and time.monotonic() < self._busy_until:
-            give_up = 0.0
+            raise MailboxBusy(errno.EAGAIN, "the mailbox is locked by another program", self.path)
         try:
             with locked(folder, give_up) as lock:
+                self._busy_until = 0.0
                 if not folder.is_in_place():
                     raise OSError(errno.ESTALE, "the mailbox was replaced by another one", self.path)
                 noted = noted_number(lock)
@@ -182,6 +196,8 @@ class Spool:
         self._well: dict[str, float] = {}
         self._mailboxes: weakref.WeakValueDictionary[str, Mailbox] = weakref.WeakValueDictionary()
         self._recent: OrderedDict[str, Mailbox] = OrderedDict()
+        self.turns: Turns | None = None
+        """Keeps the processes of a server in order."""
 
     @property
     def scratch(self) -> str:
@@ -201,7 +217,7 @@ class Spool:
         with self._mutex:
             mailbox = self._mailboxes.get(key)
             if mailbox is None:
-                mailbox = Mailbox(os.path.join(self.path, key), parent, key, self.journal)
+                mailbox = Mailbox(os.path.join(self.path, key), parent, key, self.journal, self.turns)
                 self._mailboxes[key] = mailbox
             # The last ones used are kept for what they have in stock.
             self._recent[key] = mailbox

@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from smtpmail.mail.queued import Item, decode_envelope, encode_envelope, replay
 from smtpmail.spool import wake
-from smtpmail.spool.commit import Draft
+from smtpmail.spool.commit import Draft, Unlocked
 from smtpmail.spool.content import Content
 from smtpmail.spool.files import clear_scratch, free_octets, sync_folder, write_all
 from smtpmail.spool.folder import Folder
@@ -91,10 +91,8 @@ def _finished(ids: Sequence[str]) -> Record:
     return Record(Kind.FINISHED, parts=[f"{id_}\n".encode() for id_ in ids], time=time.monotonic_ns())
 
 
-class QueueStore:
+class QueueStore(Unlocked):
     """The folder of the queue. Any number of threads and processes may use it."""
-
-    patience = 0.0  # it has no lock
 
     def __init__(self, path: str) -> None:
         self.path = os.path.abspath(path)
