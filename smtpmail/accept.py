@@ -30,6 +30,9 @@ from smtpmail.spool.queue import QueueDraft, QueueStore
 MAX_HOPS = 50
 """A message with more Received fields than this loops (RFC 5321 6.3)."""
 
+ROOM_SECONDS = 0.1
+"""For so long the disk is taken to be as full as it was."""
+
 SHORT_LOCK_PATIENCE = 1.0
 """Seconds that a message with several recipients waits for mailboxes that other programs have locked: what can't be
 stored by then is stored later, and nobody has to wait for it."""
@@ -84,16 +87,22 @@ class Accept:
         self.rewrite = rewrite
         self.origin = origin
         self.inspector = inspector
+        self._room = 0
+        self._room_until = 0.0
         self.min_free = min_free
         """Octets that must be free on disk for a message to be begun."""
 
     def check_room(self, size: int) -> None:
         """Raises Refusal when a message of `size` octets (0: not known) would not leave enough room."""
         needed = self.min_free + size
-        try:
-            room = min(self.spool.free_octets(), self.queue.free_octets())
-        except OSError:
-            return  # what is wrong will be seen, and said, when the message is stored
+        now = time.monotonic()
+        if now >= self._room_until:
+            try:
+                self._room = min(self.spool.free_octets(), self.queue.free_octets())
+            except OSError:
+                return  # what is wrong will be seen, and said, when the message is stored
+            self._room_until = now + ROOM_SECONDS
+        room = self._room
         if room < needed:
             log.warning("disk.full", free=room, needed=needed)
             raise Refusal(replies.NO_SPACE)
@@ -233,6 +242,12 @@ class Incoming:
         self, size: int, header: bytes, local: Sequence[MailboxDraft], leaving: Sequence[tuple[Departure, Item]]
     ) -> None:
         """The log."""
+        with log.together():
+            self._tell_all(size, header, local, leaving)
+
+    def _tell_all(
+        self, size: int, header: bytes, local: Sequence[MailboxDraft], leaving: Sequence[tuple[Departure, Item]]
+    ) -> None:
         envelope = self._envelope
         peer = envelope.peer
         log.info(

@@ -14,7 +14,8 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -46,6 +47,15 @@ Observer = Callable[[str, str, Mapping[str, Any]], None]
 _json = structlog.processors.JSONRenderer()
 
 
+class _Held(threading.local):
+    """Lines that a thread has not written yet, while it collects some."""
+
+    lines: list[bytes] | None = None
+
+
+_held = _Held()
+
+
 class _StandardError:
     """Writes each line with one call, so that lines of threads and processes do not mix, and never waits for long.
 
@@ -74,6 +84,30 @@ class _StandardError:
     def msg(self, line: str) -> None:
         """Writes a line, or counts it as lost."""
         data = line.encode("utf-8", "backslashreplace") + b"\n"
+        held = _held.lines
+        if held is not None:
+            if held and sum(map(len, held)) + len(data) > select.PIPE_BUF:
+                self._put(b"".join(held), len(held))
+                held.clear()
+            held.append(data)
+            return
+        self._put(data)
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Lines of this thread go out with one call at the end: calls cost more than lines."""
+        if _held.lines is not None:
+            yield
+            return
+        held = _held.lines = []
+        try:
+            yield
+        finally:
+            _held.lines = None
+            if held:
+                self._put(b"".join(held), len(held))
+
+    def _put(self, data: bytes, lines: int = 1) -> None:
         if self._whole and len(data) <= select.PIPE_BUF and not self._rest and not self._lost:
             # So short a line goes out whole or not at all (pipe(7)): no thread need wait for another.
             with contextlib.suppress(OSError):
@@ -83,7 +117,7 @@ class _StandardError:
                 data = data[sent:]
         with self._lock:
             if not self._write(data):
-                self._lost += 1
+                self._lost += lines
                 return
             lost, self._lost = self._lost, 0
         if lost:
@@ -215,6 +249,10 @@ class _Log:
         self.warning = bound.warning
         self.error = bound.error
         self.exception = bound.exception
+
+    def together(self) -> AbstractContextManager[None]:
+        """Within it, the lines of this thread are collected and go out with one call."""
+        return _sink.together() if _sink is not None else contextlib.nullcontext()
 
     def watch(self, observer: Observer) -> None:
         """From here on `observer` is told of each event, whether it is written or not."""

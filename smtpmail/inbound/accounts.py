@@ -50,7 +50,8 @@ class Peers:
     def _ask(self, family: int, theirs: tuple[str, int], ours: tuple[str, int]) -> int | None:
         if self._netlink is None:
             self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, _SOCK_DIAG)
-            self._netlink.settimeout(1.0)
+            # The kernel answers before `send` returns: should it ever not, nobody waits.
+            self._netlink.setblocking(False)
         identity = struct.pack("!HH16s16s", theirs[1], ours[1], _octets(theirs[0]), _octets(ours[0]))
         identity += struct.pack("=III", 0, _NO_COOKIE, _NO_COOKIE)
         body = struct.pack("=BBBBI", family, socket.IPPROTO_TCP, 0, 0, _ALL_STATES) + identity

@@ -61,7 +61,8 @@ def set_timeouts(sock: socket.socket, seconds: float) -> None:
 class Connection:
     """Serves one client in the thread that calls `run`. `patience` tells the timeout as it is now, in seconds.
 
-    With a `submitter`, TLS begins at once, and mail is taken from who has logged in, as themselves.
+    `inherited` is the timeout that the socket has already. With a `submitter`, TLS begins at once, and mail is taken
+    from who has logged in, as themselves.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Connection:
         patience: Callable[[], float],
         tls_context: Callable[[], ssl.SSLContext] | None,
         submitter: Submitter | None = None,
+        inherited: float = 0.0,
     ) -> None:
         self._sock = sock
         self._peer = peer
@@ -84,7 +86,7 @@ class Connection:
         self._tls_context = tls_context
         self._submitter = submitter
         self._deadline = Deadline(session.max_size, time.monotonic())
-        self._wait_set = 0.0
+        self._wait_set = inherited
         self._incoming: Incoming | None = None
         self._message: Envelope | None = None
         """The message that has begun and is neither taken nor refused."""
@@ -185,8 +187,9 @@ class Connection:
         """
         sock = self._sock
         with contextlib.suppress(OSError, ValueError):
-            self._set_wait(FAREWELL_SECONDS)
-            sock.sendall(output)
+            if output := self._send_at_once(output):
+                self._set_wait(FAREWELL_SECONDS)
+                sock.sendall(output)
             if isinstance(sock, ssl.SSLSocket):
                 # Sends close_notify (RFC 8446 6.1) and waits for nothing.
                 sock.setblocking(False)
@@ -195,6 +198,13 @@ class Connection:
             if self._session.farewell is replies.BYE and not self._session.mid_command:
                 return
             self._linger()
+
+    def _send_at_once(self, output: bytes) -> bytes:
+        """What the kernel did not take without waiting: as a rule nothing. Raises OSError."""
+        if not isinstance(self._sock, ssl.SSLSocket):
+            with contextlib.suppress(BlockingIOError):
+                return output[self._sock.send(output, socket.MSG_DONTWAIT) :]
+        return output
 
     def _linger(self) -> None:
         """Reads what the client is still sending, so that it sees the last reply. Raises OSError."""

@@ -117,6 +117,7 @@ class Front:
             partial(self._admission.patience, peer),
             tls_context,
             submitter,
+            inherited=config.timeout,
         )
         with self._connections_lock:
             self._connections.add(connection)

@@ -167,12 +167,20 @@ def _write(fd: int, numbers: Sequence[int], before: Noted | None) -> Noted | Non
         return None
     text = os.pread(fd, LIMIT, 0)
     now = time.monotonic()
-    recent = [(number, at) for number, at in before.recent if now - at < RECENTLY] if before is not None else []
+    recent = _still_recent(before.recent, now) if before is not None else []
     if before is not None and recent and _state(status) != before.state:
         numbers = lost(text, [number for number, _ in recent]) + list(numbers)
     if numbers:
         offset, data = with_unseen(text, numbers)
         os.pwrite(fd, data, offset)
-    again = set(numbers)
-    recent = [x for x in recent if x[0] not in again] + [(number, now) for number in numbers]
+    if recent and numbers and numbers[0] <= recent[-1][0]:
+        again = set(numbers)
+        recent = [x for x in recent if x[0] not in again]
+    recent += [(number, now) for number in numbers]
     return Noted(recent[-AT_MOST:], _state(os.fstat(fd)))
+
+
+def _still_recent(recent: Sequence[tuple[int, float]], now: float) -> list[tuple[int, float]]:
+    """Those of the last seconds; they stand in the order in which they were written."""
+    first = next((place for place, (_, at) in enumerate(recent) if now - at < RECENTLY), len(recent))
+    return list(recent[first:])

@@ -87,6 +87,8 @@ class Own:
 
     def _read(self, name: str) -> str | None:
         """The text of a file in the folder, None when there is none. Raises OSError, FileUnusable."""
+        if not os.path.lexists(os.path.join(self._mailbox, name)):
+            return None  # as almost always: one look instead of three calls
         try:
             folder = os.open(self._mailbox, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
