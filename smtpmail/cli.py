@@ -37,11 +37,15 @@ class MainCommand(SettingsGroup):
 
     MODULES = (
         "aliases", "check", "checkpoint", "config", "device", "dkim", "dns", "export", "imap", "import", "manual",
-        "queue", "report", "sendmail", "status", "trace", "verify",
+        "queue", "report", "sendmail", "setup-systemd", "status", "trace", "verify",
     )  # fmt: skip
     """The commands; each is in the module of its name in smtpmail/admin, or where ELSEWHERE says."""
 
-    ELSEWHERE = {"import": ("transfer", "import_"), "export": ("transfer", "export")}  # noqa: RUF012 - a constant
+    ELSEWHERE = {  # noqa: RUF012 - a constant
+        "import": ("transfer", "import_"),
+        "export": ("transfer", "export"),
+        "setup-systemd": ("setup_systemd", "setup_systemd"),
+    }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Those of admin/."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+from click.shell_completion import get_completion_class
 
 from smtpmail import __version__
 from smtpmail.admin.sendmail_options import OPTIONS
@@ -19,6 +20,13 @@ FILES = {
     "smtpmail-aliases": ("5", "where addresses lead that are no users"),
     "smtpmail-users": ("5", "the local users of smtpmail"),
 }
+COMPLETIONS = {
+    "bash": "bash-completion/completions/smtpmail",
+    "zsh": "zsh/site-functions/_smtpmail",
+    "fish": "fish/vendor_completions.d/smtpmail.fish",
+}
+"""Where the shells look below share/."""
+
 SENDMAIL = {"sendmail": "send a message", "mailq": "list the mail queue", "newaliases": "check the file of aliases"}
 
 USERS = """One user a line, `#` begins a comment. Names are compared without case; the mail of `bob+anything`
@@ -40,21 +48,41 @@ files (`/`) are refused. The file is read again when it changes; one with a mist
 @click.pass_context
 def manual(ctx: click.Context, folder: str) -> None:
     """Write the man pages of all commands and files into FOLDER/man1, man5 and man8, to be copied to /usr/share/man."""
-    group = ctx.parent.command if ctx.parent else None
-    assert isinstance(group, click.Group)
     count = 0
-    for name, section, text in pages(group):
-        path = Path(folder) / f"man{section}" / f"{name}.{section}"
+    for place, text in _page_files(main_command(ctx)):
+        path = Path(folder) / place
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
         count += 1
     click.echo(f"{count} pages written to {os.path.join(folder, 'man*')}")
 
 
+def main_command(ctx: click.Context) -> click.Group:
+    """`smtpmail` itself, from a command of it."""
+    group = ctx.find_root().command
+    assert isinstance(group, click.Group)
+    return group
+
+
+def shared(group: click.Group) -> Iterator[tuple[str, str]]:
+    """Paths below share/ and texts: man pages, and what lets shells complete commands and options."""
+    for place, text in _page_files(group):
+        yield f"man/{place}", text
+    for shell, place in COMPLETIONS.items():
+        completion = get_completion_class(shell)
+        assert completion
+        yield place, completion(group, {}, "smtpmail", "_SMTPMAIL_COMPLETE").source()
+
+
+def _page_files(group: click.Group) -> Iterator[tuple[str, str]]:
+    for name, section, text in pages(group):
+        yield f"man{section}/{name}.{section}", text
+
+
 def pages(group: click.Group) -> Iterator[tuple[str, str, str]]:
     """Name, section and text (man(7)) of every page."""
     context = click.Context(group, info_name="smtpmail")
-    yield "smtpmail", "8", command_page(context, "smtpmail", "8", "a very light personal mail server", _server_end())
+    yield "smtpmail", "1", command_page(context, "smtpmail", "1", "a very light personal mail server", _server_end())
     for name in group.list_commands(context):
         command = group.get_command(context, name)
         if command is None or command.hidden or name in ("sendmail", "manual"):
@@ -67,7 +95,7 @@ def pages(group: click.Group) -> Iterator[tuple[str, str, str]]:
 
 
 def _of_command(command: click.Command, context: click.Context, page: str) -> Iterator[tuple[str, str, str]]:
-    yield page, "8", command_page(context, page, "8", command.get_short_help_str(200).rstrip("."))
+    yield page, "1", command_page(context, page, "1", command.get_short_help_str(200).rstrip("."))
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
             sub = command.get_command(context, name)
@@ -85,7 +113,7 @@ def command_page(context: click.Context, name: str, section: str, what: str, end
     if records:
         lines += [".SH OPTIONS", *(line for record in records for line in _item(*record))]
     if isinstance(command, SettingsCommand) and context.parent is not None:
-        lines += [".PP", escape("It takes the options of smtpmail(8), too.")]
+        lines += [".PP", escape("It takes the options of smtpmail(1), too.")]
     if isinstance(command, click.Group):
         lines.append(".SH COMMANDS")
         for sub_name in command.list_commands(context):
@@ -113,7 +141,7 @@ def sendmail_page(name: str, what: str) -> str:
         lines += [".SH DESCRIPTION", escape(f"The same as `{same}`. It is sendmail(8) under another name.")]
         return "\n".join(lines) + "\n" + _see_also(name)
     lines += [".SH DESCRIPTION", *_paragraphs(
-        "Hands the message on standard input to the loopback listener of smtpmail(8). It needs no privilege. Date, "
+        "Hands the message on standard input to the loopback listener of smtpmail(1). It needs no privilege. Date, "
         "Message-ID and From are added where they are missing, bare addresses get the domain of the host, Bcc is "
         "removed.\n\nWhat is not taken goes to the file dead.letter in the caller's home, or to standard error."
     )]  # fmt: skip
@@ -134,7 +162,7 @@ def file_page(name: str, section: str, what: str) -> str:
     if name == "smtpmail.toml":
         lines += _paragraphs(
             "TOML; /etc/smtpmail/smtpmail.toml, or what --config or SMTPMAIL_CONFIG names. The keys are the "
-            "long options of smtpmail(8) without their dashes; text, numbers, true and false, lists where an "
+            "long options of smtpmail(1) without their dashes; text, numbers, true and false, lists where an "
             "option is repeatable. The command line wins over the environment (SMTPMAIL_SPOOL, ...), that "
             "over the file."
         )
@@ -154,7 +182,7 @@ def _head(name: str, section: str, what: str) -> str:
 
 
 def _see_also(name: str) -> str:
-    others = [other for other in ("sendmail(8)", "smtpmail(8)", "smtpmail.toml(5)") if other.partition("(")[0] != name]
+    others = [other for other in ("sendmail(8)", "smtpmail(1)", "smtpmail.toml(5)") if other.partition("(")[0] != name]
     return f".SH SEE ALSO\n{escape(', '.join(others))}\n"
 
 

@@ -24,9 +24,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_command_has_a_page(folder: Path) -> None:
     names = {p.name for p in folder.rglob("*.[158]")}
     assert {
-        "smtpmail.8",
-        "smtpmail-queue-list.8",
-        "smtpmail-import.8",
+        "smtpmail.1",
+        "smtpmail-queue-list.1",
+        "smtpmail-import.1",
         "sendmail.8",
         "mailq.8",
         "newaliases.8",
