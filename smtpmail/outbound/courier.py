@@ -29,9 +29,12 @@ MOST_OF_ONE_FAMILY = 4
 MOST_SESSIONS = 2
 """Hosts that are talked to as far as to a mail transaction (Postfix: smtp_mx_session_limit)."""
 
-HURRIED_CONNECT = 4.0
+HURRIED_CONNECT = 2.0
 HURRIED_GREETING = 20.0
-"""Patience with a host while others wait for their turn."""
+"""Patience with a host while others wait for their turn, ..."""
+
+HURRIED_SEARCH = 3.0
+"""... after which no further host is tried."""
 
 Said = Callable[[Mapping[int, Outcome]], None]
 
@@ -80,9 +83,7 @@ class Courier:
 
         `said` is told of every final word as soon as it was said. `hurried`: others wait, patience is short.
         """
-        attempt = _Attempt(
-            self._ways, kept, item, Content(file, item), said, self._hurried() if hurried else self._timeouts
-        )
+        attempt = _Attempt(self._ways, kept, item, Content(file, item), said, self._timeouts, hurried=hurried)
         try:
             outcomes = attempt.run(recipients)
         except BaseException:
@@ -97,15 +98,18 @@ class Courier:
             }
         return outcomes
 
-    def _hurried(self) -> Timeouts:
-        patience = self._timeouts
-        return Timeouts(min(patience.connect, HURRIED_CONNECT), patience.reply, min(patience.reply, HURRIED_GREETING))
-
 
 class _Attempt:
     """One message, one destination, one attempt."""
 
-    def __init__(self, ways: Ways, kept: Kept, item: Item, content: Content, said: Said, timeouts: Timeouts) -> None:
+    def __init__(
+        self, ways: Ways, kept: Kept, item: Item, content: Content, said: Said, timeouts: Timeouts, *, hurried: bool
+    ) -> None:
+        self._search_seconds = timeouts.reply
+        if hurried:
+            connect, greeting = min(timeouts.connect, HURRIED_CONNECT), min(timeouts.reply, HURRIED_GREETING)
+            timeouts = Timeouts(connect, timeouts.reply, greeting)
+            self._search_seconds = min(timeouts.reply, HURRIED_SEARCH)
         self._ways = ways
         self._kept = kept
         self._item = item
@@ -118,7 +122,7 @@ class _Attempt:
 
     def run(self, recipients: Sequence[int]) -> dict[int, Outcome]:
         """Tries one host after the other, as long as there is a recipient for whom it makes sense."""
-        give_up = time.monotonic() + self._timeouts.reply
+        give_up = time.monotonic() + self._search_seconds
         tried: set[tuple[str, int]] = set()
         of_family = {True: 0, False: 0}
         hosts = self._ways.hosts(self._item, self._kept)

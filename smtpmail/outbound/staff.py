@@ -1,13 +1,14 @@
 """Lends threads to destinations: who works where, who waits, who yields.
 
 One destination (a domain, a literal, or the smarthost) has jobs in line and a few workers, each with a connection of
-its own that it keeps while there is more to send. Destinations share nothing but the number of threads in all. Half of
-these are out of reach for destinations that failed lately and for notifications, so that neither dead hosts nor what
-strangers cause keeps other mail waiting.
+its own that it keeps while there is more to send. Destinations share nothing but the number of threads in all, and how
+many of these are within reach is a matter of rank: so neither dead hosts nor what strangers cause keeps other mail
+waiting.
 """
 
 from __future__ import annotations
 
+import enum
 import threading
 import time
 from collections import OrderedDict, deque
@@ -27,16 +28,30 @@ KEEP_SECONDS = 1.0
 LINE_SECONDS = 0.05
 """A destination gets another worker when a job has been in line for this long."""
 
-FAILING_SECONDS = 4 * 3600.0
-"""A destination that could not be reached counts as failing for this long, or until it is."""
+KNOWN_SECONDS = 4 * 3600.0
+"""What is known of a destination, that it could be reached or not, counts for this long, or until it is otherwise."""
 
-FAILING_ENTRIES = 10_000
+KNOWN_ENTRIES = 10_000
+
+CROWD = 10
+"""When so many are at work for destinations that are not proven, patience with them is short."""
 
 BREAKS = 3
 """After so many messages in a row in whose middle the hosts ended the session, those in line need not try."""
 
 GRACE_SECONDS = 1.0
 """At a stop, those who are not sending a content get this long to end."""
+
+
+class Rank(enum.IntEnum):
+    """Of a destination; the lower, the fewer threads are within its reach."""
+
+    MINOR = 0
+    """It could not be reached lately, or what waits are notifications."""
+    UNPROVEN = 1
+    """Nothing is known of it."""
+    PROVEN = 2
+    """It could be reached lately."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +73,14 @@ class _Destination(Generic[J]):
     workers: int = 0
     idle: int = 0
     breaks: int = 0
+    waits: bool = False
+    """It has nobody, and a place among those that wait for one."""
     ready: threading.Condition = field(default_factory=threading.Condition)
 
 
 class Staff(Generic[J]):
-    """`do` does a job over a connection (hurried, when others wait); `put_off` ends one that would only find the same.
-
-    Neither may raise.
+    """`do` does a job over a connection (hurried, when others may have to wait); `put_off` ends one that would only
+    find the same. Neither may raise.
     """
 
     def __init__(
@@ -78,19 +94,19 @@ class Staff(Generic[J]):
     ) -> None:
         self._do = do
         self._put_off = put_off
-        self._most = most
-        self._most_minor = max(1, most // 2)
+        # For those of a rank and of the ranks below together: half, three quarters, all.
+        self._most = {Rank.MINOR: max(1, most // 2), Rank.UNPROVEN: max(1, most - most // 4), Rank.PROVEN: most}
         self._most_per_destination = most_per_destination
         self._elapsed = elapsed
         self._lock = threading.Lock()
         self._ended = threading.Condition(self._lock)
         self._destinations: dict[tuple[str, bool], _Destination[J]] = {}
-        self._waiting: deque[_Destination[J]] = deque()
-        self._waiting_minor: deque[_Destination[J]] = deque()
-        self._failing: OrderedDict[str, float] = OrderedDict()
+        self._waiting: dict[Rank, deque[tuple[float, _Destination[J]]]] = {rank: deque() for rank in Rank}
+        """Destinations that nobody works for, and since when."""
+        self._known: OrderedDict[str, tuple[bool, float]] = OrderedDict()
+        """Whether a destination could be reached, and until when that counts."""
         self._kept: set[Kept] = set()
-        self._workers = 0
-        self._minor_workers = 0
+        self._workers = dict.fromkeys(Rank, 0)
         self._stopping = False
 
     def add(self, name: str, job: J, *, minor: bool) -> None:
@@ -119,58 +135,77 @@ class Staff(Generic[J]):
             for destination in self._destinations.values():
                 destination.line.clear()
                 destination.ready.notify_all()
-            while self._workers and (passed := time.monotonic() - begun) < patience:
+            while any(self._workers.values()) and (passed := time.monotonic() - begun) < patience:
                 if passed > GRACE_SECONDS and not any(kept.sending for kept in self._kept):
                     break
                 self._ended.wait(0.05)
 
     # -- all with the lock held
 
-    def _is_failing(self, name: str) -> bool:
-        return self._failing.get(name, 0.0) > self._elapsed()
+    def _rank(self, destination: _Destination[J]) -> Rank:
+        reached, until = self._known.get(destination.name, (False, 0.0))
+        known = until > self._elapsed()
+        if destination.minor or (known and not reached):
+            return Rank.MINOR
+        return Rank.PROVEN if known else Rank.UNPROVEN
+
+    def _note(self, name: str, *, reached: bool) -> None:
+        self._known[name] = (reached, self._elapsed() + KNOWN_SECONDS)
+        self._known.move_to_end(name)
+        while len(self._known) > KNOWN_ENTRIES:
+            self._known.popitem(last=False)
+
+    def _has_place(self, rank: Rank) -> bool:
+        """Whether one more may work for destinations of a rank."""
+        total = 0
+        for each in Rank:
+            total += self._workers[each]
+            if each >= rank and total >= self._most[each]:
+                return False
+        return True
 
     def _see_to(self, destination: _Destination[J]) -> None:
         """Sees to it that somebody works for a destination."""
         if destination.idle:
             destination.ready.notify()
-        failing = self._is_failing(destination.name)
-        most = 1 if failing else self._most_per_destination
+        rank = self._rank(destination)
+        most = 1 if rank is Rank.MINOR and not destination.minor else self._most_per_destination
         if destination.workers >= most or len(destination.line) <= destination.idle or self._stopping:
             return
         if destination.workers and time.monotonic() - destination.line[0][0] < LINE_SECONDS:
             return  # those at work keep up: more would only be in each other's way
-        minor = destination.minor or failing
-        if self._workers < self._most and (not minor or self._minor_workers < self._most_minor):
+        if self._has_place(rank):
             try:
-                threading.Thread(target=self._work, args=(destination, minor), daemon=True).start()
+                threading.Thread(target=self._work, args=(destination, rank), daemon=True).start()
             except RuntimeError:
                 pass  # no more threads now
             else:
                 destination.workers += 1
-                self._workers += 1
-                self._minor_workers += minor
+                self._workers[rank] += 1
                 return
-        waiting = self._waiting_minor if minor else self._waiting
-        if not destination.workers and destination not in self._waiting and destination not in self._waiting_minor:
-            waiting.append(destination)
+        if not destination.workers and not destination.waits:
+            destination.waits = True
+            self._waiting[rank].append((time.monotonic(), destination))
 
     def _next_in_waiting(self) -> None:
-        """Gives a free place to a destination that has nobody."""
-        if self._waiting and self._workers < self._most:
-            self._see_to(self._waiting.popleft())
-        elif self._waiting_minor and self._workers < self._most and self._minor_workers < self._most_minor:
-            self._see_to(self._waiting_minor.popleft())
+        """Gives a free place to a destination that has nobody: who came first, but those of minor rank last."""
+        lines = [self._waiting[rank] for rank in Rank if self._waiting[rank] and self._has_place(rank)]
+        if lines:
+            first = min(lines, key=lambda line: (line is self._waiting[Rank.MINOR], line[0][0]))
+            _, destination = first.popleft()
+            destination.waits = False
+            self._see_to(destination)
 
     # -- a worker
 
-    def _work(self, destination: _Destination[J], minor: bool) -> None:
+    def _work(self, destination: _Destination[J], rank: Rank) -> None:
         kept = Kept(destination.name)
         with self._lock:
             self._kept.add(kept)
         fresh = True
         try:
-            while (job := self._next_job(destination, fresh=fresh, keep=kept.is_open)) is not None:
-                self._take(job, destination, kept, minor=minor)
+            while (job := self._next_job(destination, rank, fresh=fresh, keep=kept.is_open)) is not None:
+                self._take(job, destination, kept, rank)
                 fresh = False
         except Exception:
             log.exception("queue.error", destination=destination.name)
@@ -179,8 +214,7 @@ class Staff(Generic[J]):
             with self._lock:
                 self._kept.discard(kept)
                 destination.workers -= 1
-                self._workers -= 1
-                self._minor_workers -= minor
+                self._workers[rank] -= 1
                 self._next_in_waiting()
                 if destination.line:
                     self._see_to(destination)
@@ -188,7 +222,7 @@ class Staff(Generic[J]):
                     self._destinations.pop((destination.name, destination.minor), None)
                 self._ended.notify_all()
 
-    def _next_job(self, destination: _Destination[J], *, fresh: bool, keep: bool) -> J | None:
+    def _next_job(self, destination: _Destination[J], rank: Rank, *, fresh: bool, keep: bool) -> J | None:
         """The next job of a destination; waits a little for one when there is a connection to keep.
 
         None ends the worker: also when it has had its turn and another destination has no worker at all.
@@ -197,33 +231,35 @@ class Staff(Generic[J]):
         with self._lock:
             while not destination.line:
                 left = give_up - time.monotonic()
-                if not keep or left <= 0 or self._others_wait() or self._stopping:
+                if not keep or left <= 0 or self._others_wait(rank) or self._stopping:
                     return None
                 destination.idle += 1
                 destination.ready.wait(left)
                 destination.idle -= 1
-            if self._others_wait() and not fresh:
+            if self._others_wait(rank) and not fresh:
                 return None
             _, job = destination.line.popleft()
             self._see_to(destination)
             return job
 
-    def _others_wait(self) -> bool:
-        """Whether the place of a worker is needed elsewhere."""
-        return bool(self._waiting) or (bool(self._waiting_minor) and self._minor_workers >= self._most_minor)
+    def _others_wait(self, rank: Rank) -> bool:
+        """Whether the place of a worker of this rank is needed elsewhere."""
+        self._workers[rank] -= 1
+        try:
+            return any(line and self._has_place(each) for each, line in self._waiting.items())
+        finally:
+            self._workers[rank] += 1
 
-    def _take(self, job: J, destination: _Destination[J], kept: Kept, *, minor: bool) -> None:
-        trip = self._do(job, kept, bool(self._waiting) and not minor)
+    def _take(self, job: J, destination: _Destination[J], kept: Kept, rank: Rank) -> None:
+        crowd = self._workers[Rank.UNPROVEN] > CROWD or bool(self._waiting[Rank.UNPROVEN])
+        trip = self._do(job, kept, crowd and rank is Rank.UNPROVEN)
         with self._lock:
             destination.breaks = destination.breaks + 1 if trip.broken else 0
             same = trip.dead or (trip.broken if destination.breaks >= BREAKS else None)
             if trip.dead:
-                self._failing[destination.name] = self._elapsed() + FAILING_SECONDS
-                self._failing.move_to_end(destination.name)
-                while len(self._failing) > FAILING_ENTRIES:
-                    self._failing.popitem(last=False)
+                self._note(destination.name, reached=False)
             elif not trip.broken:
-                self._failing.pop(destination.name, None)
+                self._note(destination.name, reached=True)
             others = [other for _, other in destination.line] if same else []
             if same:
                 destination.line.clear()

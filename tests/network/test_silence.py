@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -63,6 +64,27 @@ def test_a_hanging_server_does_not_delay_another(
         sent = ours.post("bob@two.test")
         ours.wait_for("delivery.succeeded", id=sent.id, timeout=3)
         assert len(living.accepted) == 1
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known", "new"])
+def test_hundreds_of_dead_domains_beside_a_healthy_one(
+    start_ours: Callable[..., Program], lab: Lab, known: bool
+) -> None:
+    """With the default limits. A destination that could be reached lately waits for none of them, a new one not for
+    long: 600 of them delayed it by 90 s."""
+    ours = start_ours("--retry-schedule", "1h")
+    with FaultServer(listeners=[lab["sink"].listener("192.0.2.82")]) as living:
+        if known:
+            ours.wait_for("delivery.succeeded", id=ours.post("bob@two.test").id)
+        for start in range(0, 600, 100):
+            ours.post(*(f"bob@d{n}.blackholed.test" for n in range(start, start + 100)))
+        sent = ours.post("bob@two.test")
+        began = time.monotonic()
+        ours.wait_for("delivery.succeeded", id=sent.id, timeout=60)
+        # A machine that has more to do takes longer.
+        assert time.monotonic() - began < (10 if known else 50)
+        assert len(ours.events("delivery.deferred")) < 600, "it did not wait for all of them"
+        assert len(living.accepted) == 1 + known
 
 
 def test_name_servers_that_never_answer(start_ours: Callable[..., Program], lab: Lab) -> None:

@@ -584,6 +584,37 @@ def test_destinations_that_fail_yield_to_those_that_work(tmp_path: Path) -> None
             assert time.monotonic() - began < SHORT.reply, "it did not have to wait for one of them"
 
 
+def test_the_first_mail_for_many_dead_destinations_leaves_workers_for_one_that_works(tmp_path: Path) -> None:
+    """Nothing is known of them yet: half of the threads for those that fail are not enough."""
+    with FaultServer() as server, FaultServer({"connect": hang()}) as silent:
+        hosts = Hosts(to(server, "one.test") | {f"s{n}.test": [target(silent)] for n in range(60)})
+        with queue(tmp_path, hosts, LATER, max_workers=4) as q:
+            q.submit(item())
+            server.wait_until(lambda s: s.accepted)
+            q.wait_empty()
+            for n in range(60):
+                q.submit(item(f"x@s{n}.test"))
+            silent.wait_until(lambda s: s.peak_sessions == 3)
+            q.submit(item())
+            server.wait_until(lambda s: len(s.accepted) == 2, 10)
+            assert len(silent.sessions) < 20
+
+
+def test_a_destination_of_which_nothing_is_known_has_its_turn(tmp_path: Path) -> None:
+    """However much there is for those that work."""
+    with FaultServer({".": late(0.05)}) as server, FaultServer() as other:
+        busy = [f"d{n}.test" for n in range(4)]
+        hosts = Hosts(to(server, *busy) | to(other, "new.test"))
+        with queue(tmp_path, hosts, max_workers=2) as q:
+            for n in range(20):
+                q.submit(item(*(f"{n}@{domain}" for domain in busy)))
+            server.wait_until(lambda s: len(s.accepted) > 8)
+            q.submit(item("bob@new.test"))
+            other.wait_until(lambda s: s.accepted)
+            assert len(server.accepted) < 60
+            q.wait_empty(20)
+
+
 def test_a_destination_whose_hosts_end_every_session_is_left_alone(tmp_path: Path) -> None:
     with FaultServer({"RCPT": Fault(b"421 4.3.2 busy\r\n", Then.CLOSE, delay=0.3)}) as server:
         with queue(tmp_path, Hosts(to(server, "one.test")), LATER, max_per_destination=1) as q:
