@@ -146,8 +146,8 @@ class Client:
         if reply.code != 250:
             raise SessionFailed(f"{self.host.name} said to EHLO: {reply}", status=reply.status)
         for line in reply.lines[1:]:
-            keyword, _, value = (line.replace("=", " ", 1) if line[:5].upper() == "AUTH=" else line).partition(" ")
-            keyword = keyword.upper()
+            words = (line.replace("=", " ", 1) if line[:5].upper() == "AUTH=" else line).split(None, 1)
+            keyword, value = words[0].upper() if words else "", words[1] if len(words) > 1 else ""
             # Some name each mechanism of AUTH in a line of its own.
             self.extensions[keyword] = f"{self.extensions[keyword]} {value}" if keyword in self.extensions else value
         self.offers_tls = self.offers_tls or "STARTTLS" in self.extensions

@@ -346,6 +346,32 @@ def test_password_over_verified_tls(certificates: Certificates) -> None:
     assert server.violations == []
 
 
+@pytest.mark.parametrize(
+    ("lines", "verb"),
+    [
+        (["AUTH CRAM-MD5 GSSAPI", "AUTH PLAIN", "AUTH XOAUTH2"], "PLAIN"),
+        (["AUTH PLAIN", "AUTH CRAM-MD5"], "PLAIN"),
+        (["AUTH CRAM-MD5", "AUTH=LOGIN"], "LOGIN"),
+        (["AUTH=LOGIN PLAIN", "AUTH LOGIN"], "PLAIN"),
+        (["AUTH=", "auth login"], "LOGIN"),
+        (["AUTH", "AUTH\tPLAIN"], "PLAIN"),
+        (["AUTH   NTLM    LOGIN  "], "LOGIN"),
+        (["AUTH CRAM-MD5", "AUTH NTLM", "AUTHENTIC PLAIN"], None),
+    ],
+)
+def test_mechanisms_of_all_auth_lines(certificates: Certificates, lines: list[str], verb: str | None) -> None:
+    """The last line won."""
+    reply = "\r\n".join(f"250-{line}" for line in ["fault.test", *lines]) + "\r\n250 SIZE"
+    with FaultServer({"EHLO": [None, say(reply)]}, tls=certificates.trusted, accounts={"alice": "secret"}) as server:
+        outcome = through(by_smarthost(server))
+    if verb is None:
+        assert outcome.state == DEFERRED and "neither AUTH PLAIN nor LOGIN" in outcome.reply
+        return
+    assert outcome.state == DELIVERED
+    assert any(line.startswith(f"C: AUTH {verb}") for line in server.sessions[0].transcript)
+    assert server.sessions[0].user == "alice"
+
+
 @pytest.mark.parametrize("which", ["itself", "wrong_name", None])
 def test_no_password_without_verified_tls(certificates: Certificates, which: str | None) -> None:
     context = getattr(certificates, which) if which else None
