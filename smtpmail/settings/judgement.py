@@ -6,8 +6,10 @@ looks, and touches nothing.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
+import resource
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -15,12 +17,18 @@ from dataclasses import replace
 from smtpmail.network import is_own_address
 from smtpmail.settings.config import Config
 from smtpmail.settings.finding import Finding
-from smtpmail.settings.machine import permissions, usable_folder
+from smtpmail.settings.machine import free_octets, permissions, usable_folder
 from smtpmail.settings.sources import unknown_variables
 from smtpmail.settings.values import ConfigError, Endpoint
 
 PATIENCE = 10.0
 """Seconds: a shorter time-out loses mail of slow clients; RFC 5321 4.5.3.2 asks for minutes."""
+
+SMALLEST_SIZE = 64 * 1024
+"""Octets of a message that every server must take (RFC 5321 4.5.3.1.7)."""
+
+FEWEST_RECIPIENTS = 100
+"""And recipients (4.5.3.1.8)."""
 
 
 def require(config: Config, environment: Mapping[str, str]) -> list[Finding]:
@@ -51,10 +59,33 @@ def judge(config: Config, environment: Mapping[str, str]) -> Iterator[Finding]:
     if "LISTEN_FDS" not in environment:
         yield from _listeners(config)
     yield from _names(config)
-    if config.timeout < PATIENCE:
-        yield _warning("--timeout", f"{config.timeout:g} s are too short for slow clients: their mail is lost")
+    yield from _limits(config)
     for complaint in unknown_variables(environment):
         yield _warning(*complaint)
+
+
+def _limits(config: Config) -> Iterator[Finding]:
+    if config.timeout < PATIENCE:
+        yield _warning("--timeout", f"{config.timeout:g} s are too short for slow clients: their mail is lost")
+    if config.reply_timeout < PATIENCE:
+        yield _warning("--reply-timeout", f"{config.reply_timeout:g} s are too short for slow servers: mail stays here")
+    if config.max_size < SMALLEST_SIZE:
+        yield _warning("--max-size", f"{config.max_size} octets: RFC 5321 asks for {SMALLEST_SIZE} at least")
+    if config.max_recipients < FEWEST_RECIPIENTS:
+        yield _warning("--max-recipients", f"{config.max_recipients}: RFC 5321 asks for {FEWEST_RECIPIENTS} at least")
+    policy = config.retry_policy
+    if policy.delay_notice >= policy.lifetime:
+        yield _warning("--delay-notice", "it is not shorter than --queue-lifetime: nobody is ever told of a delay")
+    if policy.schedule[0] >= policy.lifetime:
+        yield _warning("--retry-schedule", "its first wait is as long as --queue-lifetime: nothing is tried again")
+    _, descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for option, count in (("--max-connections", config.max_connections), ("--max-deliveries", config.max_deliveries)):
+        if descriptors != resource.RLIM_INFINITY and count >= descriptors:
+            yield _warning(option, f"{count} are more than this process may have open ({descriptors}: ulimit -n)")
+    with contextlib.suppress(OSError):
+        free = free_octets(config.spool)
+        if free < config.min_free:
+            yield _warning("--min-free", f"{free} octets are free for {config.spool}: all mail gets 452")
 
 
 def _tls(config: Config) -> Iterator[Finding]:

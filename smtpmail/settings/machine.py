@@ -14,9 +14,8 @@ from smtpmail.settings.values import ConfigError
 
 def usable_folder(path: str, option: str) -> None:
     """A folder that is there and can be written to, or that could be made. Touches nothing. Raises ConfigError."""
-    there, missing = os.path.abspath(path), ""
-    while not os.path.lexists(there):
-        there, missing = os.path.dirname(there), path
+    there = _nearest(path)
+    missing = path if there != os.path.abspath(path) else ""
     if not os.path.isdir(there):
         what = "is not a folder" if not missing else f"cannot be made: {there} is not a folder"
         raise ConfigError(f"{option}: {path} {what}")
@@ -25,6 +24,20 @@ def usable_folder(path: str, option: str) -> None:
         raise ConfigError(f"{option}: the folder {path} {reason} is not writable for user id {os.geteuid()}")
     if missing and os.statvfs(there).f_flag & os.ST_RDONLY:
         raise ConfigError(f"{option}: the folder {path} cannot be made: {there} is read-only")
+
+
+def free_octets(path: str) -> int:
+    """Octets free where a folder is or would be made. Raises OSError."""
+    status = os.statvfs(_nearest(path))
+    return status.f_bavail * status.f_frsize
+
+
+def _nearest(path: str) -> str:
+    """The path itself, or the first above it that is there."""
+    there = os.path.abspath(path)
+    while not os.path.lexists(there):
+        there = os.path.dirname(there)
+    return there
 
 
 def make_folder(path: str, option: str, mode: int) -> None:

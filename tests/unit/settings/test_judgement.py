@@ -93,6 +93,12 @@ def test_a_spool_that_everybody_writes_to(spool: Path) -> None:
         ({"given_hostname": "mail.localdomain"}, [("warning", "--hostname")]),
         ({"given_hostname": "localhost", "no_network": True}, []),
         ({"timeout": "0.5"}, [("warning", "--timeout")]),
+        ({"reply_timeout": "0.5"}, [("warning", "--reply-timeout")]),
+        ({"max_size": "10K"}, [("warning", "--max-size")]),
+        ({"max_recipients": "99"}, [("warning", "--max-recipients")]),
+        ({"delay_notice": "5d"}, [("warning", "--delay-notice")]),
+        ({"queue_lifetime": "30s", "delay_notice": "10s"}, [("warning", "--retry-schedule")]),
+        ({"min_free": "999999G"}, [("warning", "--min-free")]),
         ({"listen": ("127.0.0.1",)}, [("error", "--listen")]),
         ({"listen": ("127.0.0.1:2525",)}, []),
         ({"listen": ("127.0.0.1:0",), "loopback": ("127.0.0.1:0",)}, []),
@@ -108,6 +114,11 @@ def test_a_spool_that_everybody_writes_to(spool: Path) -> None:
 )
 def test_what_does_not_go_together(spool: Path, options: dict[str, object], expected: list[tuple[str, str]]) -> None:
     assert found(spool, **options) == expected
+
+
+def test_more_connections_than_descriptors(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda _: (100, 500))
+    assert found(spool) == [("warning", "--max-connections")]
 
 
 def test_sockets_of_systemd_have_addresses_of_their_own(spool: Path) -> None:
