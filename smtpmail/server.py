@@ -32,6 +32,7 @@ from smtpmail.settings.config import Config
 from smtpmail.settings.finding import Finding
 from smtpmail.settings.values import ConfigError
 from smtpmail.spool import durability, lock
+from smtpmail.spool.heartbeat import Heartbeat, Pulses
 from smtpmail.spool.mailbox import Spool
 from smtpmail.spool.queue import QueueError, QueueStore
 from smtpmail.spool.record import FormatError
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 """Those that `_next_signal` returns."""
+
+SILENT_INTERVALS = 3
+"""A process that proves nothing for so many intervals of the watchdog hangs."""
 
 
 class Server:
@@ -104,6 +108,8 @@ class Server:
         # Mail readers stay for long: they take no connection away from the mail.
         reading = SharedCounts(processes, config.max_connections) if door_sockets else counts
         wake_socket = self._queue.listen()
+        self._watchdog = systemd.watchdog_interval()
+        self._pulses = Pulses(processes)
         # What is there now stays: the collector need not look at it again and again, nor touch its pages.
         gc.collect()
         gc.freeze()
@@ -122,7 +128,7 @@ class Server:
                 admission = Admission(config, counts, number)
                 door_admission = partial(Admission, config, reading, number)
                 self._run_child(
-                    number if journals else None, sockets, admission, door_sockets, door_admission, lifeline
+                    number, number if journals else None, sockets, admission, door_sockets, door_admission, lifeline
                 )
             self._children.append(pid)
         os.close(lifeline)
@@ -167,15 +173,17 @@ class Server:
 
     def _obey(self, system: MailSystem, front: Front, doors: Doors | None) -> bool:
         """Returns when it is time to stop: whether somebody asked for it."""
-        interval = systemd.watchdog_interval()
         heart = system.spool.heartbeat()
         while True:
-            number = _next_signal(interval)
+            number = _next_signal(self._watchdog)
             if number is None:
-                if heart.beats():
+                self._prove(heart, 0)
+                silent = self._pulses.silent(SILENT_INTERVALS * (self._watchdog or 0))
+                if silent is None:
                     systemd.notify("WATCHDOG=1")
                 else:
-                    log.error("watchdog.withheld", hint="nothing can be committed to the spool: its disk hangs")
+                    hint = "it hangs, or nothing can be committed to the spool: its disk hangs"
+                    log.error("watchdog.withheld", process=silent, hint=hint)
             elif number == signal.SIGHUP:
                 systemd.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
                 self._tell_children(signal.SIGHUP)
@@ -194,6 +202,11 @@ class Server:
             else:
                 log.info("server.stopping", signal=signal.Signals(number).name)
                 return True
+
+    def _prove(self, heart: Heartbeat, process: int) -> None:
+        """For the watchdog: a delivery could be committed by this process."""
+        if heart.beats():
+            self._pulses.note(process)
 
     def _recover(self) -> bool:
         """What a crash has taken is there again; whether each process has a journal now. Raises ConfigError."""
@@ -254,6 +267,7 @@ class Server:
 
     def _run_child(
         self,
+        process: int,
         journal: int | None,
         sockets: Sequence[tuple[str, socket.socket]],
         admission: Admission,
@@ -275,7 +289,11 @@ class Server:
             if doors:
                 doors.start()
             threading.Thread(target=self._follow_parent, args=(lifeline,), daemon=True).start()
-            while _next_signal() == signal.SIGHUP:
+            heart = system.spool.heartbeat()
+            while (number := _next_signal(self._watchdog)) in (None, signal.SIGHUP):
+                if number is None:
+                    self._prove(heart, process)
+                    continue
                 system.read_users()
                 system.inspector.read_keys()
                 front.reload()
@@ -312,7 +330,8 @@ def _next_signal(timeout: float | None = None) -> int | None:
     if timeout is None:
         return signal.sigwait(SIGNALS)
     taken = signal.sigtimedwait(SIGNALS, timeout)
-    return taken.si_signo if taken else None
+    # Stopped and continued when the time is over, Python returns what no signal has filled in.
+    return taken.si_signo if taken and taken.si_signo in SIGNALS else None
 
 
 def _wait_a_moment() -> None:

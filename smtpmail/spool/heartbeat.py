@@ -1,10 +1,15 @@
-"""Proof for a watchdog that a delivery could be committed: a file goes through the group commit as a message does."""
+"""Proof for a watchdog that a delivery could be committed: a file goes through the group commit as a message does.
+
+Each process of the server proves it for itself, for each has a group commit and a journal of its own.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -79,3 +84,21 @@ class Heartbeat:
     def _beat(self) -> None:
         with contextlib.suppress(OSError):
             commit([_Beat(self._target, self._scratch)])
+
+
+class Pulses:
+    """When each process of the server proved it last, in memory that they share."""
+
+    def __init__(self, processes: int) -> None:
+        self._last = memoryview(mmap.mmap(-1, processes * 8)).cast("d")
+        for process in range(processes):
+            self.note(process)
+
+    def note(self, process: int) -> None:
+        """A process has proved it now."""
+        self._last[process] = time.monotonic()
+
+    def silent(self, seconds: float) -> int | None:
+        """The first process that has not proved it for so long; None when all have."""
+        long_ago = time.monotonic() - seconds
+        return next((process for process, last in enumerate(self._last) if last < long_ago), None)

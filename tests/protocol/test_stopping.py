@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -209,3 +210,23 @@ def test_watchdog(servers: Servers) -> None:
         servers.launch(environment={"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "200000"})
         assert sock.recv(1000).startswith(b"READY=1")
         assert [sock.recv(1000) for _ in range(3)] == [b"WATCHDOG=1"] * 3
+
+
+def test_the_watchdog_hears_of_every_process(servers: Servers) -> None:
+    """It was fed by the first one alone, whatever became of the others."""
+    path = servers._folder / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(path))
+        server = servers.start("--processes", "2", environment={"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "1000000"})
+        child = next(pid for pid in server.processes() if pid != server.pid)
+        os.kill(child, signal.SIGSTOP)
+        try:
+            assert server.wait_event("watchdog.withheld")["process"] == 1
+        finally:
+            os.kill(child, signal.SIGCONT)
+        sock.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while sock.recv(1000):
+                pass
+        sock.settimeout(60)
+        assert sock.recv(1000) == b"WATCHDOG=1", "it is well again"
