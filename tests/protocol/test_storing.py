@@ -457,6 +457,29 @@ def test_a_broken_mailbox_harms_nobody_else(servers: Servers, trick: Callable[[P
     assert again.other_output == []
 
 
+def test_a_mailbox_on_a_read_only_mount(servers: Servers, tmp_path: Path) -> None:
+    """The same, also for a start on it, and while it is in use."""
+    require.root()
+    unshare = require.tool("unshare")
+    spool = tmp_path / "spool"
+    bob = spool / "bob"
+    bob.mkdir(parents=True, mode=0o700)
+    mount = f'mount --bind {bob} {bob} && mount -o remount,bind,ro {bob} && exec "$@"'
+    wrapper = [unshare, "--mount", "--propagation", "private", "sh", "-c", mount, "sh"]
+    for round_ in (1, 2):
+        server = servers.start("--retry-schedule", "1s", spool=spool, wrapper=wrapper)
+        with server.client("network") as client:
+            client.ehlo()
+            client.expect("MAIL FROM:<a@b.test>", 250)
+            client.expect("RCPT TO:<bob@dom.fr>", 451, "4.3.0")
+            assert "Read-only" in server.wait_event("mailbox.unavailable", recipient="bob@dom.fr")["error"]
+            client.expect("RCPT TO:<carol@dom.fr>", 250)
+            assert client.data(b"x\r\n").code == 250
+        assert server.stop() == 0
+        assert server.events_named("session.error") == []
+        assert sorted(server.messages("carol")) == list(range(1, round_ + 1))
+
+
 def test_a_mailbox_that_breaks_meanwhile_gets_its_copy_later(servers: Servers) -> None:
     """The sender is not bothered: the queue keeps what could not be stored."""
     server = servers.start("--retry-schedule", "1s")
