@@ -19,6 +19,9 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 
+_COMPLETE = re.compile(r"""\s*(?:[^"\\()<>\[\],;:@]*<)?[^\s"\\()<>\[\],;:@]+@[^\s"\\()<>\[\],;:@]+>?\s*""")
+"""One address with a domain, and perhaps a name: what most fields are."""
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -109,6 +112,8 @@ def _behind_comment(field: str, position: int) -> int:
 
 def complete(field: str, domain: str) -> str:
     """The field with `@domain` behind each address that has none; all else byte for byte as it was."""
+    if _COMPLETE.fullmatch(field):
+        return field
     pieces = []
     before = 0
     for found in find_addresses(field):
