@@ -26,7 +26,7 @@ from smtpmail.imap.session import Session, State
 from smtpmail.inbound.streams import Stream
 from smtpmail.log import log
 from smtpmail.spool.reader.account import Account
-from smtpmail.spool.reader.watch import Watch
+from smtpmail.spool.reader.watch import POLL_SECONDS, Watch
 
 AUTOLOGOUT = 35 * 60.0
 """Seconds of silence after which a client is sent away: at least 30 minutes (RFC 3501 5.4)."""
@@ -164,12 +164,14 @@ class ImapConnection:
             return self._stream.wait(seconds)
         give_up = time.monotonic() + seconds
         while (left := give_up - time.monotonic()) > 0:
-            if self._stream.wait(min(left, watch.poll_seconds), watch.wake):
+            assert self._executor is not None
+            selected = self._executor.selected
+            look_soon = selected is not None and selected.folder.undecided
+            if self._stream.wait(min(left, POLL_SECONDS if look_soon else watch.poll_seconds), watch.wake):
                 return True
             if self._stream.wait(SETTLE_SECONDS):
                 return True
             watch.clear()
-            assert self._executor is not None
             try:
                 self._stream_out(self._executor.changes())
             except Closed as error:

@@ -50,9 +50,9 @@ _mutexes_lock = threading.Lock()
 
 
 @contextlib.contextmanager
-def _alone(folder: Folder, give_up: float) -> Iterator[None]:
+def alone(folder: Folder, give_up: float) -> Iterator[None]:
     """POSIX locks keep processes apart, not threads, and a process drops its lock of a file when any of its descriptors
-    of it is closed: so whoever opens the lock file of a folder, for whatever reason, does it in here.
+    of it is closed: so whoever opens a file of a folder that is locked so, for whatever reason, does it in here.
 
     Folders are told apart by what they are, not by their paths. Raises MailboxBusy.
     """
@@ -89,7 +89,7 @@ def locked(folder: Folder, give_up: float, *, create: bool = True) -> Iterator[i
 
     Raises MailboxBusy when the lock can't be had by `give_up` (monotonic time), OSError.
     """
-    with _alone(folder, give_up):
+    with alone(folder, give_up):
         lock = _lock(folder, give_up, create=create)
         try:
             yield lock
@@ -138,7 +138,7 @@ def noted_number(lock: int) -> int | None:
 def number_without_lock(folder: Folder, give_up: float) -> int:
     """The last number given, as far as the lock file tells by `give_up`, else 0."""
     try:
-        with _alone(folder, give_up):
+        with alone(folder, give_up):
             lock = folder.open_file(LOCK, os.O_RDONLY)
             try:
                 return noted_number(lock) or 0

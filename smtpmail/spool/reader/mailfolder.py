@@ -19,18 +19,13 @@ from smtpmail.spool.folder import Folder
 from smtpmail.spool.reader import cache
 from smtpmail.spool.reader.index import MAX_UID, Index, Renumbered, read_flags, scan
 from smtpmail.spool.reader.lock import FolderLock, Numbers
-from smtpmail.spool.reader.sequences import note_states
+from smtpmail.spool.reader.mh_readers import MhReaders, note_changes, note_states
 from smtpmail.spool.reader.states import DELETED, RECENT, Flags, text_of
+from smtpmail.spool.reader.ticks import TICK_NS, wait_for_tick
 from smtpmail.spool.reader.validity import new_validity, read_validity
-
-_COARSE = 5
-"""CLOCK_REALTIME_COARSE of Linux: the time that files get."""
 
 PATIENCE = 30.0
 """Seconds to wait for the lock of a folder."""
-
-TICK_NS = 12_000_000
-"""Nanoseconds within which two changes may bear the same time."""
 
 MOST_AT_ONCE = 500
 """States changed or messages added under one hold of the lock: deliveries get their turn in between."""
@@ -86,6 +81,7 @@ class MailFolder:
         self._lock = FolderLock(folder)
         self._validity_above = validity_above
         self._removing = removing
+        self._readers = MhReaders(folder)
         self._index: Index | None = None
         self._saved: Index | None = None
         self.touched = False
@@ -114,8 +110,33 @@ class MailFolder:
         return self.validity
 
     def refresh(self) -> Index:
-        """What is in the folder now. Raises Gone, OSError."""
+        """What is in the folder now, with what MH readers have marked. Raises Gone, OSError."""
         self.know_validity()
+        index = self._look()
+        differences = self._readers.differences(index)
+        if differences:
+            try:
+                self._settle_with_readers(index, list(differences.states))
+            except OSError:
+                self._readers.undecided = True  # the lock is held for long, or the disk is full: another time
+            index = self._look()
+        return index
+
+    @property
+    def undecided(self) -> bool:
+        """Whether `refresh` may tell something new soon although nothing changes."""
+        return self._readers.undecided
+
+    def _settle_with_readers(self, index: Index, numbers: Sequence[int]) -> None:
+        """States get what MH readers have changed of these messages, and they what was changed here. Raises OSError."""
+        for start in range(0, len(numbers) or 1, MOST_AT_ONCE):
+            with self._lock.held(PATIENCE):
+                now = self._readers.differences(index, locked=True)
+                chosen = [n for n in numbers[start : start + MOST_AT_ONCE] if n in now.states]
+                self._change_some(chosen, lambda n, flags: (flags | now.states[n][0]) - now.states[n][1], None, [])  # noqa: B023
+                note_changes(self.folder, now.sequences)
+
+    def _look(self) -> Index:
         if self._index is None:
             self._index = self._saved = cache.load(self.folder, self.validity)
         try:
@@ -173,12 +194,16 @@ class MailFolder:
         numbers = list(numbers)
         for start in range(0, len(numbers), MOST_AT_ONCE):
             with self._lock.held(PATIENCE):
-                some = self._change_some(numbers[start : start + MOST_AT_ONCE], change, unchanged_since, refused)
-                done += some
+                some = numbers[start : start + MOST_AT_ONCE]
+                done += self._change_some(some, lambda _, flags: change(flags), unchanged_since, refused)
         return done, refused
 
     def _change_some(
-        self, numbers: Sequence[int], change: Callable[[Flags], Flags], unchanged_since: int | None, refused: list[int]
+        self,
+        numbers: Sequence[int],
+        change: Callable[[int, Flags], Flags],
+        unchanged_since: int | None,
+        refused: list[int],
     ) -> list[Changed]:
         fd = self.folder.fd
         new: list[tuple[int, Flags, Flags]] = []
@@ -191,13 +216,13 @@ class MailFolder:
             if unchanged_since is not None and modseq > unchanged_since:
                 refused.append(number)
                 continue
-            wanted = change(flags)
+            wanted = change(number, flags)
             done[number] = Changed(number, flags, modseq)
             if wanted != flags or not self.folder.exists(f"{number}.status"):
                 new.append((number, flags, wanted))
         if not new:
             return list(done.values())
-        _wait_for_tick(fd)
+        wait_for_tick(fd)
         temporary = [self._write_state(number, flags) for number, _, flags in new]
         # That a message is no longer recent may be forgotten in a power cut: nobody was told of it.
         durable = any(before - after != {RECENT} or after - before for _, before, after in new)
@@ -362,14 +387,3 @@ class _Opened:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-
-
-def _wait_for_tick(folder_fd: int) -> None:
-    """Lets the clock of the file system go on, so that what is changed now is younger than any change before.
-
-    A clock that was set back does not come on in time: what is changed then is younger only once it has caught up.
-    """
-    for _ in range(20):
-        if time.clock_gettime_ns(_COARSE) > os.fstat(folder_fd).st_mtime_ns:
-            return
-        time.sleep(0.001)
