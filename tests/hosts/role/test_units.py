@@ -112,7 +112,7 @@ def test_the_packages_units_are_the_roles(render: Render, name: str) -> None:
         name, smtpmail_program="/usr/bin/smtpmail", smtpmail_network=False, smtpmail_spool="/var/mail",
         smtpmail_hosts_file={"content": ""},
     )  # fmt: skip
-    packaged = (CHECKOUT / "packaging" / "systemd" / name).read_text()
+    packaged = (CHECKOUT / "smtpmail" / "units" / name).read_text()
     assert packaged.splitlines() == rendered.splitlines()[1:]
 
 
