@@ -92,6 +92,7 @@ class Server:
                 hint="no account owns the spool, and --user names none: a fault in the server is a fault of root",
             )
         self._rates = Rates(processes, config.max_messages_per_account, config.max_recipients_per_account)
+        self._patience = wiring.patience(config, processes)
         metrics = self._metrics = wiring.metrics(config, self._queue)
         if metrics:
             log.watch(metrics.counts.watch)
@@ -122,6 +123,8 @@ class Server:
                 os.close(alive)
                 wake_socket.close()
                 self._rates.use_part(number)
+                if self._patience:
+                    self._patience.use_part(number)
                 if metrics:
                     metrics.in_child(number)
                 _settle(processors, number)
@@ -135,6 +138,7 @@ class Server:
         if self._children:
             _settle(processors, 0)
         system = MailSystem(config, lambda item: self._runner.submit(item), 0 if journals else None)  # noqa: PLW0108
+        system.patience = self._patience
         self._runner = wiring.runner(config, system.queue, partial(receives, sockets))
         front = self._front(system, sockets, Admission(config, counts, 0))
         doors = system.doors(door_sockets, partial(Admission, config, reading, 0))
@@ -280,6 +284,7 @@ class Server:
         try:
             self._children = []
             system = MailSystem(self._config, self._announce, journal)
+            system.patience = self._patience
             front = self._front(system, sockets, admission)
             doors = system.doors(door_sockets, door_admission)
             system.read_users()

@@ -46,7 +46,7 @@ from smtpmail.users.users import Users, UsersUnreadable
 if TYPE_CHECKING:
     from smtpmail.inbound.admission import Admission
     from smtpmail.inbound.doors import Doors
-    from smtpmail.inbound.guard import Gatekeeper, Submitter
+    from smtpmail.inbound.guard import Gatekeeper, Patience, Submitter
     from smtpmail.mail.envelope import Peer
     from smtpmail.metrics.service import Service
 
@@ -59,6 +59,8 @@ class MailSystem:
 
     def __init__(self, config: Config, queued: Callable[[Item], None], journal: int | None = None) -> None:
         self.config = config
+        self.patience: Patience | None = None
+        """With those who guess passwords; of all processes together, if it is set."""
         self.users = Users(config.users, _users_changed)
         self.spool = Spool(config.spool)
         self.queue = QueueStore(config.queue)
@@ -104,7 +106,9 @@ class MailSystem:
         from smtpmail.inbound.guard import Gatekeeper  # noqa: PLC0415
         from smtpmail.users.devices import Devices  # noqa: PLC0415
 
-        return Gatekeeper(Devices(self.config.devices), self.config.domains, exists=self.is_user)
+        return Gatekeeper(
+            Devices(self.config.devices), self.config.domains, exists=self.is_user, patience=self.patience
+        )
 
     def submitter(self, peer: Peer) -> Submitter:
         """Who decides as whom a client of the submission port may send."""
@@ -144,13 +148,14 @@ class MailSystem:
         return routes
 
     def gates(self, rates: Rates | None = None) -> dict[str, Gate]:
-        """What decides about transactions, for each kind of listener; `rates` bounds the accounts of this host."""
+        """What decides about transactions, for each kind of listener; `rates` bounds who sends to the world."""
         senders: list[Check] = [self._not_blocked]
         recipients: list[Check] = [_check_stored]
         gates = {kind: Gate(partial(self.routes, kind), senders, recipients) for kind in self.routers}
         if rates is not None:
-            local = partial(self.routes, "loopback")
-            gates["loopback"] = Gate(local, [*senders, rates.message], [*recipients, rates.recipient])
+            for kind in ("loopback", "submission"):
+                routes = partial(self.routes, kind)
+                gates[kind] = Gate(routes, [*senders, rates.message], [*recipients, rates.recipient])
         return gates
 
     def _not_blocked(self, envelope: Envelope) -> None:
@@ -180,6 +185,15 @@ class MailSystem:
             return whole
         log.error("users.unreadable", file=self.config.users, hint="recipients get 451 until the file can be read")
         return False
+
+
+def patience(config: Config, processes: int) -> Patience | None:
+    """What the processes know together of those who guess passwords; None when there are no devices."""
+    if not config.devices:
+        return None
+    from smtpmail.inbound.guard import Patience  # noqa: PLC0415
+
+    return Patience(processes)
 
 
 def _check_stored(envelope: Envelope) -> None:

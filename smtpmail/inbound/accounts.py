@@ -1,11 +1,12 @@
 """Which account of this host is at the other end of a loopback connection, and how much it may send in an hour.
 
-So that a web form that was broken into does not ruin the address of the host. Root is not bounded: it could lift any
-bound.
+So that a web form that was broken into, or a phone that was stolen, does not ruin the address of the host. Root is not
+bounded: it could lift any bound.
 """
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import mmap
 import socket
@@ -75,7 +76,8 @@ def _octets(address: str) -> bytes:
 
 
 class Rates:
-    """Messages and recipients of each account in the present hour, over all processes: each writes its own part.
+    """Messages and recipients of each account, and of each user with a device, in the present hour, over all processes:
+    each writes its own part.
 
     Two processes that count at the same instant may exceed a bound by one.
     """
@@ -84,7 +86,7 @@ class Rates:
     """Accounts that can be told apart in a process; those that come later in the hour are not bounded."""
 
     WIDTH = 4
-    """Numbers of an account: user id + 1, hour, messages, recipients."""
+    """Numbers of an account: its key, hour, messages, recipients."""
 
     def __init__(
         self, processes: int, max_messages: int, max_recipients: int, clock: Callable[[], float] = time.time
@@ -111,59 +113,69 @@ class Rates:
         self._count(envelope, 1)
 
     def _count(self, envelope: Envelope, what: int) -> None:
-        uid = envelope.peer.uid if envelope.peer else None
-        if not uid:
+        key = _key_of(envelope)
+        if key is None:
             return
         # Counted from 1: a slot of zeros is one of the past.
         hour = int(self._clock() // HOUR) + 1
         with self._lock:
-            slot = self._slot(uid, hour)
+            slot = self._slot(key, hour)
             if slot is None:
                 return
-            if self._total(uid, hour, what) < self._most[what]:
+            if self._total(key, hour, what) < self._most[what]:
                 self._numbers[slot + 2 + what] += 1
                 return
-            is_news = (uid, hour) not in self._told
-            self._told = {told for told in self._told if told[1] == hour} | {(uid, hour)}
+            is_news = (key, hour) not in self._told
+            self._told = {told for told in self._told if told[1] == hour} | {(key, hour)}
         if is_news:
-            messages, recipients = (self._total(uid, hour, n) for n in (0, 1))
+            messages, recipients = (self._total(key, hour, n) for n in (0, 1))
             log.warning(
                 "account.limited",
-                uid=uid,
-                account=_name(uid),
+                uid=envelope.peer.uid if envelope.peer else None,
+                account=envelope.user or _name(envelope),
                 messages=messages,
                 recipients=recipients,
                 hint="--max-messages-per-account, --max-recipients-per-account",
             )
         raise Refusal(replies.ACCOUNT_LIMITED)
 
-    def _slot(self, uid: int, hour: int) -> int | None:
+    def _slot(self, key: int, hour: int) -> int | None:
         """Where this process counts for an account; emptied when the hour is another one."""
         numbers, free = self._numbers, None
         for slot in range(self._start, self._start + self._part, self.WIDTH):
-            if numbers[slot] == uid + 1:
+            if numbers[slot] == key:
                 free = slot
                 break
             if free is None and numbers[slot + 1] != hour:
                 free = slot
-        if free is not None and (numbers[free] != uid + 1 or numbers[free + 1] != hour):
-            for place, value in enumerate((uid + 1, hour, 0, 0)):
+        if free is not None and (numbers[free] != key or numbers[free + 1] != hour):
+            for place, value in enumerate((key, hour, 0, 0)):
                 numbers[free + place] = value
         return free
 
-    def _total(self, uid: int, hour: int, what: int) -> int:
+    def _total(self, key: int, hour: int, what: int) -> int:
         numbers = self._numbers
         return sum(
             numbers[slot + 2 + what]
             for slot in range(0, len(numbers), self.WIDTH)
-            if numbers[slot] == uid + 1 and numbers[slot + 1] == hour
+            if numbers[slot] == key and numbers[slot + 1] == hour
         )
 
 
-def _name(uid: int) -> str | None:
+def _key_of(envelope: Envelope) -> int | None:
+    """What stands for who sends: positive for an account of this host, negative for a user with a device. Never 0."""
+    if envelope.user is not None:
+        digest = hashlib.blake2b(envelope.user.encode(), digest_size=7).digest()
+        return -1 - int.from_bytes(digest, "big")
+    uid = envelope.peer.uid if envelope.peer else None
+    return uid + 1 if uid else None
+
+
+def _name(envelope: Envelope) -> str | None:
     # Loaded only here: it is seldom asked.
     import pwd  # noqa: PLC0415
 
     with suppress(KeyError):
-        return pwd.getpwuid(uid).pw_name
+        if envelope.peer is not None and envelope.peer.uid is not None:
+            return pwd.getpwuid(envelope.peer.uid).pw_name
     return None

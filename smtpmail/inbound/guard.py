@@ -5,10 +5,11 @@ No guess has a chance against the passwords of devices; what is limited here is 
 
 from __future__ import annotations
 
+import hashlib
+import mmap
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from smtpmail.imap.header import Header
 from smtpmail.log import log
@@ -32,56 +33,84 @@ MAX_FAILURES = 20
 WINDOW = 600.0
 """... within so many seconds, and no password from there is looked at for as long."""
 
-MAX_KEPT = 10_000
-"""Addresses and users whose failures are remembered."""
-
-
-@dataclass(slots=True)
-class _Failures:
-    count: int
-    since: float
-
 
 class Patience:
-    """Counts failures by a key, for WINDOW seconds from the first on."""
+    """Counts failures by a key, for WINDOW seconds from the first on, over all processes.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    Each writes its own part of the shared memory and reads all, so that no lock is needed between them. A key has a few
+    places where it may stand: where all are taken, the oldest makes room.
+    """
+
+    SLOTS = 4096
+    """Keys that are remembered in each process."""
+
+    PLACES = 8
+    WIDTH = 3
+    """Numbers of a slot: key, when the first failure was (ms, monotonic), how many there are."""
+
+    def __init__(self, processes: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self._part = self.SLOTS * self.WIDTH
+        self._numbers = memoryview(mmap.mmap(-1, processes * self._part * 8)).cast("q")
+        self._start = 0
         self._lock = threading.Lock()
-        self._failures: dict[str, _Failures] = {}
+
+    def use_part(self, process: int) -> None:
+        """From here on this process counts in its own part."""
+        self._start = process * self._part
+        self._lock = threading.Lock()
 
     def count(self, key: str) -> int:
         """Failures that count now."""
-        with self._lock:
-            failures = self._failures.get(key)
-            if failures is None:
-                return 0
-            if self._clock() - failures.since > WINDOW:
-                del self._failures[key]
-                return 0
-            return failures.count
+        number, since = _number_of(key), self._now() - int(WINDOW * 1000)
+        return sum(
+            self._numbers[slot + 2]
+            for start in range(0, len(self._numbers), self._part)
+            for slot in self._places(start, number)
+            if self._numbers[slot] == number and self._numbers[slot + 1] >= since
+        )
 
     def failed(self, key: str) -> int:
         """One more; returns how many there are."""
+        numbers, number, now = self._numbers, _number_of(key), self._now()
         with self._lock:
-            now = self._clock()
-            failures = self._failures.get(key)
-            if failures is None or now - failures.since > WINDOW:
-                if len(self._failures) >= MAX_KEPT:
-                    oldest = min(self._failures, key=lambda k: self._failures[k].since)
-                    del self._failures[oldest]
-                failures = self._failures[key] = _Failures(0, now)
-            failures.count += 1
-            return failures.count
+            places = self._places(self._start, number)
+            slot = next((s for s in places if numbers[s] == number), None)
+            if slot is None:
+                slot = min(places, key=lambda s: numbers[s + 1])
+                numbers[slot + 2] = 0
+            if not numbers[slot + 2] or now - numbers[slot + 1] > WINDOW * 1000:
+                numbers[slot], numbers[slot + 1], numbers[slot + 2] = number, now, 0
+            numbers[slot + 2] += 1
+        return self.count(key)
 
     def forget(self, key: str) -> None:
         """The right password came."""
-        with self._lock:
-            self._failures.pop(key, None)
+        number = _number_of(key)
+        for start in range(0, len(self._numbers), self._part):
+            for slot in self._places(start, number):
+                if self._numbers[slot] == number:
+                    self._numbers[slot + 2] = 0
+
+    def _now(self) -> int:
+        return int(self._clock() * 1000)
+
+    def _places(self, start: int, number: int) -> list[int]:
+        """Where in a part a key may stand."""
+        return [start + (number + place) % self.SLOTS * self.WIDTH for place in range(self.PLACES)]
+
+
+def _number_of(key: str) -> int:
+    """Never 0, which is an empty slot."""
+    return 1 + int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=7).digest(), "big")
 
 
 class Gatekeeper:
-    """Decides about names and passwords; one for the process. `pause` sleeps for some seconds."""
+    """Decides about names and passwords; one for the process. `pause` sleeps for some seconds.
+
+    A user is never locked out by the failures of others, or any stranger could do it: wrong passwords for a user are
+    answered ever more slowly, wherever they come from, and an address that goes on is not listened to any more.
+    """
 
     def __init__(
         self,
@@ -89,13 +118,14 @@ class Gatekeeper:
         domains: tuple[str, ...],
         *,
         exists: Callable[[str], bool],
+        patience: Patience | None = None,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self.devices = devices
         self._domains = domains
         self._exists = exists
         self._pause = pause
-        self._patience = Patience()
+        self._patience = patience or Patience()
 
     def log_in(self, name: str, password: str, peer: Peer) -> Device | None:
         """The device whose password it is, None if there is none; takes its time with wrong ones."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import imaplib
+import json
 import os
 import pwd
 import re
@@ -192,6 +193,23 @@ def run_failing(folder: Path, *words: str) -> str:
     )  # fmt: skip
     assert done.returncode == 2
     return done.stderr
+
+
+def test_fail2ban(reading: Server, tmp_path: Path, certificate: Certificate) -> None:
+    """The filter in docs/ finds who guesses, and nobody who was let in."""
+    fail2ban = require.tool("fail2ban-regex", "fail2ban")
+    password = add_device(tmp_path, "phone")
+    with connected(reading, certificate) as reader:
+        for name in ("bob", 'bob", "client": "192.0.2.9:1', "nobody"):
+            with contextlib.suppress(imaplib.IMAP4.error):
+                reader.login(name, "wrong")
+    with connected(reading, certificate) as reader:
+        reader.login("bob", password)
+    reading.wait_event("login.succeeded")
+    lines = tmp_path / "log"
+    lines.write_text("".join(json.dumps(event) + "\n" for event in reading.events))
+    found = run(fail2ban, "-o", "ip", lines, Path("docs/fail2ban/smtpmail.conf").resolve())
+    assert found.split() == ["127.0.0.1"] * 3
 
 
 def test_apple_profile(tmp_path: Path) -> None:

@@ -76,6 +76,21 @@ def test_bounds() -> None:
     assert taken(rates, 1000) == 3
 
 
+def test_users_with_devices() -> None:
+    """Each has a bound of their own, whatever device it is."""
+    rates = Rates(1, 3, 3)
+
+    def of(user: str) -> Envelope:
+        return Envelope(NULL_PATH, Peer("192.0.2.1", 1, "submission"), user=user)
+
+    for user in ("bob", "anna"):
+        for _ in range(3):
+            rates.message(of(user))
+        with pytest.raises(Refusal):
+            rates.message(of(user))
+    assert taken(rates, 1000) == 3
+
+
 def test_over_processes() -> None:
     rates = Rates(2, 5, 5, lambda: 0.0)
     pid = os.fork()
