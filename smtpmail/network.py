@@ -34,6 +34,7 @@ NOT_PUBLIC = tuple(
         "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16",  # RFC 1918
         "100.64.0.0/10",  # RFC 6598, behind a provider's translation
         "fc00::/7",  # RFC 4193
+        "64:ff9b:1::/48",  # RFC 8215, a translation to whatever this network likes
     )
 )  # fmt: skip
 

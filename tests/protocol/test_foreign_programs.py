@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from support import require
-from support.server import Server, Servers, clean_environment
+from support.server import Server, Servers, clean_environment, wait_until
 from support.spool import visible, with_status
 from support.tls import Certificate
 
@@ -50,6 +50,30 @@ def test_swaks(server: Server, tmp_path: Path, listener: str, ipv6: bool) -> Non
     assert "queued as" in output
     assert b"Subject: test" in only_message(server)
     assert b"Subject: test" in only_message(server, "carol")
+
+
+def test_a_container_through_a_socket_of_its_own(server: Server, tmp_path: Path) -> None:
+    """The recipe of docs/programs.md; a network namespace stands for the container."""
+    require.root()
+    socat, unshare, swaks = require.tool("socat"), require.tool("unshare"), require.tool("swaks")
+    host, port = server.address("loopback")
+    way = tmp_path / "smtp"
+    proxy = subprocess.Popen([socat, f"UNIX-LISTEN:{way},mode=0600,fork", f"TCP:{host}:{port}"])
+    try:
+        wait_until(way.exists)
+        # Its loopback is its own: nothing of the host's is there.
+        inside = (
+            f"ip link set lo up && ! {swaks} -s 127.0.0.1 -p {port} -t x@dom.fr -f a@dom.fr -q CONNECT >/dev/null && "
+            f"{{ {socat} TCP-LISTEN:25,bind=127.0.0.1,reuseaddr,fork UNIX-CONNECT:{way} & }} && "
+            f"for n in $(seq 100); do {socat} -u /dev/null TCP:127.0.0.1:25 2>/dev/null && break; sleep 0.1; done && "
+            f"{swaks} -s 127.0.0.1 -t bob@dom.fr -f shop@dom.fr; status=$?; kill %1; exit $status"
+        )
+        output = run([unshare, "--net", "bash", "-c", f"set -m; {inside}"], home=tmp_path)
+    finally:
+        proxy.kill()
+        proxy.wait()
+    assert "queued as" in output
+    assert b"Return-Path: <shop@dom.fr>" in only_message(server)
 
 
 def test_swaks_pipelining_and_refusal(server: Server, tmp_path: Path) -> None:
