@@ -81,10 +81,12 @@ def installed_program() -> str:
     program = os.path.join(os.path.dirname(os.path.abspath(sys.executable)), "smtpmail")
     if not os.access(program, os.X_OK):
         raise click.ClickException(f"setup-systemd needs an installed smtpmail (pip or pipx): there is no {program}")
-    if program.startswith(HIDDEN) or os.path.realpath(program).startswith(HIDDEN):
+    # The Python of an environment may be another one's.
+    needed = (program, os.path.realpath(program), os.path.realpath(sys.executable), f"{sys.base_prefix}/")
+    if hidden := [place for place in needed if place.startswith(HIDDEN)]:
         raise click.ClickException(
-            f"{program} lies where a service does not see it: install smtpmail for all users "
-            "(pipx install --global smtpmail, or python3 -m venv /opt/smtpmail)"
+            f"{hidden[0]} lies where a service does not see it: install smtpmail for all users, with a Python that is "
+            "theirs (pipx install --global smtpmail, or python3 -m venv /opt/smtpmail)"
         )
     return program
 
