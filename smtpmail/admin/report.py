@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import datetime
 
@@ -23,7 +25,10 @@ SHOWN = 200
 )
 @click.option("--until", callback=when, metavar="TIME", help="Before this time.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def report(log: tuple[str, ...], since: datetime | None, until: datetime | None, as_json: bool) -> None:
+@click.option("--mail-to", metavar="ADDRESS", help="Send it there instead of printing it (root, say).")
+def report(
+    log: tuple[str, ...], since: datetime | None, until: datetime | None, as_json: bool, mail_to: str | None
+) -> None:
     """Sum up the log: messages received, stored, delivered, deferred and refused, why, by whom, and how much with TLS.
 
     Reads the JSON log from files (.gz, too), from standard input with -, else from `journalctl -u smtpmail`.
@@ -31,10 +36,23 @@ def report(log: tuple[str, ...], since: datetime | None, until: datetime | None,
     summary = Summary()
     for entry in entries(read_log(log, since, until), since, until):
         summary.take(entry)
-    if as_json:
-        click.echo(json.dumps(summary.as_dict(), indent=2))
+    text = json.dumps(summary.as_dict(), indent=2) if as_json else "\n".join(page(summary))
+    if mail_to is None:
+        click.echo(text)
     else:
-        click.echo("\n".join(page(summary)))
+        _send(mail_to, click.unstyle(text))
+
+
+def _send(address: str, text: str) -> None:
+    """Hands the report to sendmail(8). Raises click.ClickException with what that said."""
+    fields = f"To: {harmless(address)}\nSubject: Mail report\nContent-Type: text/plain; charset=utf-8\n"
+    sent = subprocess.run(  # noqa: S603 - our own program
+        [sys.executable, "-m", "smtpmail", "sendmail", "-i", "--", address],
+        input=f"{fields}\n{text}\n".encode(), capture_output=True, check=False,
+    )  # fmt: skip
+    if sent.returncode:
+        why = sent.stderr.decode(errors="replace").strip()
+        raise click.ClickException(f"the report was not sent: {why or f'exit status {sent.returncode}'}")
 
 
 def page(summary: Summary) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,15 @@ from smtpmail.admin.manual import main_command, shared
 FILES = Path(__file__).resolve().parents[1] / "units"
 """Units, account and folders, as the Debian package has them, too."""
 
-UNITS = ("smtpmail.service", "smtpmail-loopback.socket", "smtpmail.socket")
+UNITS = (
+    "smtpmail.service",
+    "smtpmail-loopback.socket",
+    "smtpmail.socket",
+    "smtpmail-report.timer",
+    "smtpmail-report.service",
+)
+"""The first two are enabled."""
+
 PROGRAM = "/usr/bin/smtpmail"
 """What the units start where the package put it."""
 
@@ -108,7 +117,10 @@ def files(ctx: click.Context, program: str) -> Iterator[tuple[str, str]]:
     """Path and text of each file that setup-systemd writes and takes away."""
     for unit in UNITS:
         text = (FILES / unit).read_text()
-        yield f"/etc/systemd/system/{unit}", OURS + text.replace(f"ExecStart={PROGRAM}\n", f"ExecStart={program}\n")
+        yield (
+            f"/etc/systemd/system/{unit}",
+            OURS + re.sub(f"^ExecStart={PROGRAM}(?= |$)", f"ExecStart={program}", text, flags=re.MULTILINE),
+        )
     for kind in ("sysusers", "tmpfiles"):
         yield f"/etc/{kind}.d/smtpmail.conf", OURS + (FILES / f"smtpmail.{kind}").read_text()
     for path, text in shared(main_command(ctx)):

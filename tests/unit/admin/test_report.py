@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from support.commands import runner
 
 from smtpmail.admin.log_reader import parse_time
 from smtpmail.admin.report import report
@@ -180,3 +181,13 @@ def test_a_log_of_nonsense() -> None:
         "message.received", "message.stored", "delivery.succeeded", "delivery.deferred", "recipient.refused"
     ))  # fmt: skip
     assert as_json(log=log + b"[]\n{}\n" + b"[" * 100_000 + b"\n")["received"]["messages"] == 1
+
+
+def test_by_mail_to_nobody_who_takes_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """That it reaches somebody is tried on a host."""
+    monkeypatch.setenv("SMTPMAIL_LOOPBACK", "127.0.0.1:1")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    result = runner().invoke(report, ["-", "--mail-to", "root"], input=LOG)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert "the report was not sent: " in result.stderr

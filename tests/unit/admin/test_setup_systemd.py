@@ -38,6 +38,7 @@ def test_units_account_folders_manual_completions_and_sendmail(tmp_path: Path) -
     assert result.exit_code == 0, result.output + result.stderr
     found = everything(tmp_path)
     assert f"\nExecStart={PROGRAM}\n" in found["etc/systemd/system/smtpmail.service"]
+    assert f"\nExecStart={PROGRAM} report --since" in found["etc/systemd/system/smtpmail-report.service"]
     assert {f"etc/systemd/system/{unit}" for unit in UNITS} < found.keys()
     assert "\nu smtpmail " in found["etc/sysusers.d/smtpmail.conf"]
     assert "/var/lib/smtpmail" in found["etc/tmpfiles.d/smtpmail.conf"]

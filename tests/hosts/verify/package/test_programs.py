@@ -94,8 +94,14 @@ def test_git_send_email(mail: Host) -> None:
     assert "+text" in text
 
 
+def test_the_report_of_a_day(mail: Host) -> None:
+    """There is none of yesterday; that it is sent by its unit is what matters."""
+    mail.check_output("systemctl start smtpmail-report.service")
+    assert "The log says nothing of this time." in message_with(mail, "Subject: Mail report")
+
+
 def test_status_and_report_agree_with_what_was_sent(mail: Host, sent_before: int) -> None:
-    assert stored(mail) - sent_before >= 6
+    assert stored(mail) - sent_before >= 7
     status = mail.run("smtpmail status --json")
     assert status.rc in (0, 1), status.stdout + status.stderr
     rows = {row["name"]: row for row in json.loads(status.stdout)["checks"]}
