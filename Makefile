@@ -7,7 +7,7 @@ PORT := 2525
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup lint test-unit test-protocol test-network test-hosts test-hosts-nightly test-newest test-lowest test-vagrant test-crash deb bench clean
+.PHONY: help run test setup lint test-unit test-protocol test-network test-hosts test-hosts-nightly test-newest test-lowest test-vagrant test-crash test-cluster test-cluster-small bench-cluster deb bench clean
 
 help:  ## What can be made
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -39,6 +39,9 @@ test-protocol: $(VENV)/tests-installed  ## The real program, programs that other
 test-network: $(VENV)/tests-installed  ## Networks of namespaces, with other mail servers
 	PATH="$(CURDIR)/$(BIN):$$PATH" tests/network/run
 
+test-cluster-small: $(VENV)/tests-installed  ## Several hosts on a GlusterFS volume, in namespaces (three minutes)
+	tests/cluster/run
+
 test-hosts: $(VENV)/tests-installed  ## Hosts with systemd, set up by the Ansible role
 	tests/hosts/run
 
@@ -60,8 +63,15 @@ deb:  ## A package for Debian 13 in dist/, built and judged (lintian) in a clean
 test-crash: setup  ## 1,000 SIGKILLs under load and 50 power cuts (hours; the small form is a part of `make test`)
 	SMTPMAIL_KILLS=1000 SMTPMAIL_CUTS=50 $(PYTEST) -s tests/crash
 
+test-cluster: $(VENV)/tests-installed  ## Servers, mounts, bricks and networks of a GlusterFS cluster go away, a hundred times each (hours)
+	tests/cluster/run long
+
 bench: setup  ## Speed side by side with Postfix, in the same run (about ten minutes on a quiet machine)
 	$(BIN)/python -m tests.bench
+
+bench-cluster: setup  ## Messages a second on one host and two, beside Postfix with Maildir, on one GlusterFS volume
+	tests/cluster/setup
+	$(BIN)/python -m tests.cluster.bench
 
 $(BIN)/smtpmail: pyproject.toml
 	tests/setup venv $(VENV) .

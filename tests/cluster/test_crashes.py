@@ -1,0 +1,135 @@
+"""Servers, mounts, bricks and networks go away under load, on one side or on all at once: acknowledged is stored, once.
+
+SMTPMAIL_CLUSTER_ROUNDS: how often; a hundred with `make test-cluster`.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+from support.server import wait_until
+
+from tests.cluster.conftest import ROUNDS, Start
+from tests.cluster.node import USERS, Book, Load, Mailboxes, Node, load_on
+from tests.cluster.volume import MOUNT, Volume
+
+SEED = int(os.environ.get("SMTPMAIL_SEED", str(random.SystemRandom().randrange(10**6))))
+
+
+def flowing(*loads: Load, messages: int = 10) -> None:
+    """Waits until mail is accepted on each side."""
+    marks = [load.accepted + messages for load in loads]
+    wait_until(lambda: all(load.accepted >= mark for load, mark in zip(loads, marks, strict=True)), 120)
+
+
+def tell(what: str, book: Book, found: object) -> None:
+    print(f"{what}: {len(book.sent)} sent, {book.count()} accepted, {found}, refused {dict(book.refused)}; seed {SEED}")
+
+
+def test_two_hosts_into_the_same_mailboxes(whole: Volume, node: Start) -> None:
+    """Undisturbed: none lost, none doubled, and no number left out."""
+    nodes = [node("mx1"), node("mx2")]
+    for each in nodes:
+        each.start()
+    book = Book()
+    with load_on(nodes, book) as loads:
+        flowing(*loads, messages=60)
+    found = [Mailboxes(book).check(host) for host in whole.hosts]
+    assert found[0] == found[1] == found[2], "all hosts see the same"
+    assert found[0].gaps == 0 and not book.refused, [c for each in nodes for c in each.complaints()]
+    tell("two hosts", book, found[0])
+    assert [each.stop() for each in nodes] == [0, 0]
+
+
+def test_three_hosts(whole: Volume, node: Start) -> None:
+    nodes = [node("mx1"), node("mx2"), node("arbiter")]
+    for each in nodes:
+        each.start()
+    book = Book()
+    with load_on(nodes, book) as loads:
+        flowing(*loads, messages=30)
+    found = Mailboxes(book).check(whole.hosts[0])
+    assert found.gaps == 0 and not book.refused, [c for each in nodes for c in each.complaints()]
+    tell("three hosts", book, found)
+
+
+def kill_server(volume: Volume, node: Node, rng: random.Random) -> None:
+    node.kill()
+    time.sleep(rng.uniform(0, 0.3))
+    node.start()
+
+
+def kill_mount(volume: Volume, node: Node, rng: random.Random) -> None:
+    """The server stays, and finds the new mount by itself."""
+    volume.kill_mount(node.host)
+    time.sleep(rng.uniform(0, 0.5))
+    volume.mount(node.host)
+
+
+def kill_brick(volume: Volume, node: Node, rng: random.Random) -> None:
+    volume.kill_brick(node.host)
+    time.sleep(rng.uniform(0.5, 2))
+    volume.restart_bricks()
+
+
+def cut_network(volume: Volume, node: Node, rng: random.Random) -> None:
+    """For so long that the others go on without it."""
+    with volume.cut_off(node.host):
+        time.sleep(rng.uniform(7, 9))
+
+
+Crash = Callable[[Volume, Node, random.Random], None]
+
+
+@pytest.mark.parametrize("crash", [kill_server, kill_mount, kill_brick, cut_network])
+def test_crashes_under_load(whole: Volume, node: Start, crash: Crash) -> None:
+    rng = random.Random(SEED)
+    nodes = [node("mx1"), node("mx2")]
+    for each in nodes:
+        each.start()
+    book = Book()
+    mailboxes = Mailboxes(book)
+    for round_ in range(ROUNDS):
+        victim = nodes[(round_ + 1) % 2]
+        other = nodes[round_ % 2]
+        with load_on(nodes, book, round_) as loads:
+            flowing(*loads)
+            time.sleep(rng.uniform(0, 0.3))
+            crash(whole, victim, rng)
+            flowing(*loads)
+        wait_until(whole.healed, 120)
+        found = mailboxes.check(other.host)
+        tell(f"{crash.__name__} {round_ + 1}", book, found)
+    assert not [e for each in nodes for e in (each.server.events if each.server else []) if "exception" in e]
+
+
+def test_both_servers_at_once(whole: Volume, node: Start) -> None:
+    """Nobody is left who could have the locks."""
+    rng = random.Random(SEED)
+    nodes = [node("mx1"), node("mx2")]
+    book = Book()
+    mailboxes = Mailboxes(book)
+    for round_ in range(2 * ROUNDS):
+        for each in nodes:
+            each.start()
+        with load_on(nodes, book, round_) as loads:
+            flowing(*loads)
+            time.sleep(rng.uniform(0, 0.3))
+            for each in nodes:
+                assert each.server is not None
+                os.killpg(each.server.process.pid, signal.SIGKILL)
+            for load in loads:
+                load.stop()
+        for each in nodes:
+            each.kill()
+        found = mailboxes.check(nodes[0].host)
+        tell(f"both servers {round_ + 1}", book, found)
+    # Nothing is left of them: what had a number has it, and other names there are none.
+    nodes[0].start()
+    folders = [nodes[0].host.path(f"{MOUNT}/{user}") for user in USERS]
+    wait_until(lambda: not [p for folder in folders for p in folder.glob("*.status") if not p.with_suffix("").exists()])

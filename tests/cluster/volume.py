@@ -1,0 +1,148 @@
+"""A GlusterFS volume on hosts of a test network, and all that can befall it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tests.network.lab import Host, LabError, wait_until
+
+NAME = "mail"
+MOUNT = "/run/srv/mail"
+BRICK = "/run/srv/brick"
+
+OPTIONS = {
+    # Who has lost the lock of a file may not go on writing to it.
+    "client.strict-locks": "on",
+    # What another host has changed is seen at once.
+    "performance.quick-read": "off",
+    "performance.io-cache": "off",
+    "performance.stat-prefetch": "off",
+    "performance.open-behind": "off",
+    "performance.write-behind": "off",
+    "performance.read-ahead": "off",
+    "performance.readdir-ahead": "off",
+    # A host that is gone holds the others for so many seconds.
+    "network.ping-timeout": "5",
+}
+
+
+class Volume:
+    """Replicated on all hosts of the lab, the last one as arbiter if there is to be one; mounted on all of them."""
+
+    def __init__(self, hosts: Sequence[Host], *, arbiter: bool = True, folder: Path | None = None) -> None:
+        """`folder`: where bricks lie, else in memory."""
+        self.hosts = hosts
+        self._arbiter = arbiter
+        self._folder = folder
+        self._mounts: dict[str, subprocess.Popen[bytes]] = {}
+
+    def make(self, **options: str) -> None:
+        """From nothing to mounted."""
+        for host in self.hosts:
+            self._prepare(host)
+        for host in self.hosts:
+            host.daemon("glusterd", "-N", "-L", "WARNING", port=24007, address=host.addresses[0])
+        for other in self.hosts[1:]:
+            self.gluster("peer", "probe", other.addresses[0])
+        wait_until(lambda: self.gluster("peer", "status").count("Peer in Cluster (Connected)") == len(self.hosts) - 1,
+                   "peers", 30)  # fmt: skip
+        bricks = [f"{host.addresses[0]}:{BRICK}/mail" for host in self.hosts]
+        kind = ["replica", str(len(bricks)), *(["arbiter", "1"] if self._arbiter else [])]
+        self.gluster("volume", "create", NAME, *kind, *bricks, "force")
+        chosen = OPTIONS | {key.replace("_", "-"): value for key, value in options.items()}
+        self.gluster("volume", "set", NAME, *(word for pair in chosen.items() for word in pair))
+        self.gluster("volume", "start", NAME)
+        for host in self.hosts:
+            self.mount(host)
+
+    def _prepare(self, host: Host) -> None:
+        script = "mkdir -p /var/lib/glusterd/vols /var/log/glusterfs $1 $2"
+        if self._folder is None:
+            script += " && mount -t tmpfs -o mode=0755,size=1g brick $2"
+        else:
+            own = self._folder / host.name
+            own.mkdir()
+            script += f" && mount --bind {own} $2"
+        host.run("sh", "-ec", script, "sh", MOUNT, BRICK)
+        # There is no DNS: who asks for the name of an address would wait for it.
+        host.write("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n")
+        host.write("/etc/hosts", "".join(f"{h.addresses[0]} {h.name}\n" for h in self.hosts) + "127.0.0.1 localhost\n")
+
+    def gluster(self, *words: str, host: Host | None = None) -> str:
+        """What the command says."""
+        return (host or self.hosts[0]).run("gluster", "--mode=script", *words, timeout=120).stdout
+
+    # -- mounts
+
+    def mount(self, host: Host) -> None:
+        """As mount(8) does it, with the client as a process of ours."""
+        servers = [f"--volfile-server={h.addresses[0]}" for h in [host, *self.hosts]]
+        client = host.spawn(
+            "glusterfs", "-N", "--process-name", "fuse", *servers, f"--volfile-id={NAME}", "--log-level=WARNING",
+            "--attribute-timeout=0", "--entry-timeout=0", MOUNT,
+        )  # fmt: skip
+        self._mounts[host.name] = client
+
+        def mounted() -> bool:
+            if client.poll() is not None:
+                raise LabError(f"{host.name}: the volume can't be mounted")
+            return any(line.split()[1] == MOUNT for line in host.run("cat", "/proc/mounts").stdout.splitlines())
+
+        wait_until(mounted, f"mount on {host.name}", 30)
+
+    def client(self, host: Host) -> subprocess.Popen[bytes]:
+        """The process behind the mount of a host."""
+        return self._mounts[host.name]
+
+    def kill_mount(self, host: Host) -> None:
+        """What is open in it fails from now on; mount it again."""
+        self.client(host).kill()
+        self.client(host).wait()
+        host.run("umount", "-l", MOUNT)
+
+    # -- bricks
+
+    def brick(self, host: Host) -> int:
+        """The process behind the brick of a host."""
+        for line in self.gluster("volume", "status", NAME, "detail").split("Brick  "):
+            words = dict(part.split(":", 1) for part in line.splitlines() if ":" in part)
+            if f"{host.addresses[0]}:{BRICK}" in line:
+                pid = next(value for key, value in words.items() if key.strip() == "Pid").strip()
+                return int(pid)
+        raise LabError(f"no brick on {host.name}")
+
+    def kill_brick(self, host: Host) -> None:
+        """As a power cut of its disk's host would, to the others."""
+        os.kill(self.brick(host), signal.SIGKILL)
+
+    def restart_bricks(self) -> None:
+        """Those that are not there."""
+        self.gluster("volume", "start", NAME, "force")
+
+    def healed(self) -> bool:
+        """Whether nothing waits for being copied to a brick that was away; else it is begun now."""
+        counts = [line.rpartition(":")[2].strip() for line in self.gluster("volume", "heal", NAME, "info").splitlines()
+                  if line.startswith("Number of entries")]  # fmt: skip
+        if counts and set(counts) == {"0"}:
+            return True
+        with contextlib.suppress(LabError):  # a brick is still on its way
+            self.gluster("volume", "heal", NAME)
+        time.sleep(1)
+        return False
+
+    # -- the network
+
+    @contextlib.contextmanager
+    def cut_off(self, host: Host) -> Iterator[None]:
+        """The host reaches no other, as long as this goes on."""
+        host.run("ip", "link", "set", "eth0", "down")
+        try:
+            yield
+        finally:
+            host.run("ip", "link", "set", "eth0", "up")
