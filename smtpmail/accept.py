@@ -8,6 +8,7 @@ is whole: so every copy gets its header at commit.
 from __future__ import annotations
 
 import errno
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -23,9 +24,13 @@ from smtpmail.mail.queued import Item, item_of
 from smtpmail.mail.submission import Origin, fix_up_head, runs_on
 from smtpmail.smtp import replies
 from smtpmail.smtp.replies import Refusal, Reply
-from smtpmail.spool.commit import commit, commit_each, withdraw
+from smtpmail.spool.commit import withdraw
+from smtpmail.spool.content import Content
 from smtpmail.spool.mailbox import JUNK, Copy, MailboxBusy, MailboxDraft, Spool
 from smtpmail.spool.queue import QueueDraft, QueueStore
+
+SHARED_LOCK_PATIENCE = 10.0
+"""The same on a shared spool, where other hosts have them locked all the time."""
 
 MAX_HOPS = 50
 """A message with more Received fields than this loops (RFC 5321 6.3)."""
@@ -107,6 +112,12 @@ class Accept:
             log.warning("disk.full", free=room, needed=needed)
             raise Refusal(replies.NO_SPACE)
 
+    def content(self, *, for_mailboxes: bool) -> Content:
+        """Begins a content. What is large lies where it will be kept, but not on a file system that may hang."""
+        if (self.spool if for_mailboxes else self.queue).shared:
+            return self.queue.content() if not self.queue.shared else Content(tempfile.gettempdir(), self.queue.scratch)
+        return self.spool.content() if for_mailboxes else self.queue.content()
+
     def begin(self, envelope: Envelope) -> Incoming:
         """A message whose content follows."""
         return Incoming(envelope, self)
@@ -129,7 +140,7 @@ class Incoming:
         self._accept = accept
         self._arrived = accept.clock()
         self._head = HeadReader()
-        self._body = accept.spool.content() if envelope.mailboxes else accept.queue.content()
+        self._body = accept.content(for_mailboxes=bool(envelope.mailboxes))
         self._eightbit = False
         self._inspection = accept.inspector.inspection(envelope) if accept.inspector else None
 
@@ -171,9 +182,10 @@ class Incoming:
         added = fields.received(envelope, accept.hostname, self._arrived).encode() + found.results
         header = added + fields.separator(head) + head
         leaving = departures(envelope, accept.rewrite) if envelope.remote else []
-        local = accept.spool.prepare(self._body, self._copies(header, JUNK if found.junk else ""))
-        alone = len(local) == 1 and not leaving
-        commit_each(local, patience=None if alone else SHORT_LOCK_PATIENCE)
+        copies = self._copies(header, JUNK if found.junk else "")
+        alone = len(copies) == 1 and not leaving
+        short = SHARED_LOCK_PATIENCE if accept.spool.shared else SHORT_LOCK_PATIENCE
+        local = accept.spool.store(self._body, copies, None if alone else short)
         late = {draft.user: draft.error for draft in local if draft.error is not None}
         if late and len(late) == len(local) and not envelope.remote:
             raise next(iter(late.values()))
@@ -183,7 +195,8 @@ class Incoming:
         size_out = size + _on_the_wire(header) - _on_the_wire(self._head.head)
         drafts = [self._draft(departure, late, header, size_out) for departure in leaving]
         try:
-            commit(drafts)
+            if drafts:
+                accept.queue.store(self._body, drafts)
         except OSError:
             withdraw(local)
             raise

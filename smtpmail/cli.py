@@ -98,6 +98,7 @@ def serve(settings: Config) -> None:
     from smtpmail.server import Server  # noqa: PLC0415
     from smtpmail.settings import judgement, machine, privileges  # noqa: PLC0415
 
+    judgement.require_answers(settings)
     account = privileges.server_account(settings)
     with privileges.acting_as(account):
         warnings = judgement.require(settings, os.environ)

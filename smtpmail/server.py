@@ -34,12 +34,15 @@ from smtpmail.settings.values import ConfigError
 from smtpmail.spool import durability, lock
 from smtpmail.spool.heartbeat import Heartbeat, Pulses
 from smtpmail.spool.mailbox import Spool
-from smtpmail.spool.queue import QueueError, QueueStore
+from smtpmail.spool.queue import QueueError
 from smtpmail.spool.record import FormatError
 from smtpmail.wiring import MailSystem
 
 if TYPE_CHECKING:
     from smtpmail.inbound.doors import Doors
+
+REPAIR_SECONDS = 60.0
+"""So often the scratch files of a shared spool are looked at."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 """Those that `_next_signal` returns."""
@@ -60,7 +63,7 @@ class Server:
         self._config = config
         self._warnings = warnings
         self._account = account
-        self._queue = QueueStore(config.queue)
+        self._queue = wiring.queue_store(config)
         self._children: list[int] = []
 
     def run(self) -> bool:
@@ -98,9 +101,9 @@ class Server:
             log.watch(metrics.counts.watch)
         threading.stack_size(STACK_SIZE)
         journals = self._recover()
-        removed = Spool(config.spool).repair() + self._queue.repair()
-        if removed:
-            log.info("spool.repaired", removed=removed)
+        _repair(self._queue.repair)
+        if not config.is_shared:
+            _repair(Spool(config.spool).repair)
         if config.users is None:
             log.warning("users.any", hint="every valid name is a user; --users FILE names those who exist")
         for doubt in self._warnings:
@@ -137,7 +140,8 @@ class Server:
         os.close(lifeline)
         if self._children:
             _settle(processors, 0)
-        system = MailSystem(config, lambda item: self._runner.submit(item), 0 if journals else None)  # noqa: PLW0108
+        journal = 0 if journals else None
+        system = MailSystem(config, lambda item: self._runner.submit(item), journal, self._queue)  # noqa: PLW0108
         system.patience = self._patience
         self._runner = wiring.runner(config, system.queue, partial(receives, sockets))
         front = self._front(system, sockets, Admission(config, counts, 0))
@@ -168,6 +172,8 @@ class Server:
             doors.start()
         if metrics:
             metrics.start()
+        if config.is_shared:
+            threading.Thread(target=_keep_in_repair, args=(system.spool,), name="repair", daemon=True).start()
         systemd.notify(f"READY=1\nSTATUS=Serving {', '.join(config.domains)}")
         healthy = self._obey(system, front, doors)
         self._stop(system, front, doors)
@@ -177,7 +183,7 @@ class Server:
 
     def _obey(self, system: MailSystem, front: Front, doors: Doors | None) -> bool:
         """Returns when it is time to stop: whether somebody asked for it."""
-        heart = system.spool.heartbeat()
+        heart = system.heartbeat()
         while True:
             number = _next_signal(self._watchdog)
             if number is None:
@@ -207,9 +213,9 @@ class Server:
                 log.info("server.stopping", signal=signal.Signals(number).name)
                 return True
 
-    def _prove(self, heart: Heartbeat, process: int) -> None:
+    def _prove(self, heart: Heartbeat | None, process: int) -> None:
         """For the watchdog: a delivery could be committed by this process."""
-        if heart.beats():
+        if heart is None or heart.beats():
             self._pulses.note(process)
 
     def _recover(self) -> bool:
@@ -238,9 +244,10 @@ class Server:
         if self._metrics:
             self._metrics.stop()
         system.stop()
-        # A process that had to be killed has left something in its own.
-        with contextlib.suppress(OSError, FormatError):
-            durability.recover(self._config.spool, self._config.queue)
+        # A process that had to be killed has left something in its own. A shared queue has no journal, and may hang.
+        if not self._queue.shared:
+            with contextlib.suppress(OSError, FormatError):
+                durability.recover(self._config.spool, self._config.queue)
         log.info("server.stopped", sessions_cut=cut)
 
     def _pause(self) -> None:
@@ -294,7 +301,7 @@ class Server:
             if doors:
                 doors.start()
             threading.Thread(target=self._follow_parent, args=(lifeline,), daemon=True).start()
-            heart = system.spool.heartbeat()
+            heart = system.heartbeat()
             while (number := _next_signal(self._watchdog)) in (None, signal.SIGHUP):
                 if number is None:
                     self._prove(heart, process)
@@ -324,6 +331,23 @@ class Server:
     def _announce(self, item: Item) -> None:
         """Tells the process that runs the queue."""
         self._queue.wake(item.id)
+
+
+def _repair(repair: Callable[[], int]) -> None:
+    """Removes what a crash has left, and says so; a shared spool that can't be read is found out by its mail."""
+    removed = repair()
+    if removed:
+        log.info("spool.repaired", removed=removed)
+
+
+def _keep_in_repair(spool: Spool) -> None:
+    """What hosts that died have left on a shared spool goes while others serve it. Nobody waits for that."""
+    with contextlib.suppress(OSError):
+        _repair(spool.repair)
+    while True:
+        time.sleep(REPAIR_SECONDS)
+        with contextlib.suppress(OSError):
+            _repair(spool.clear)
 
 
 def _next_signal(timeout: float | None = None) -> int | None:

@@ -20,7 +20,7 @@ from smtpmail.dns.resolver import Resolver
 from smtpmail.inbound.accounts import Rates
 from smtpmail.inbound.gate import Check, Gate
 from smtpmail.log import log
-from smtpmail.mail.address import NULL_PATH, Address
+from smtpmail.mail.address import NULL_PATH, Address, AddressSyntaxError
 from smtpmail.mail.envelope import Envelope
 from smtpmail.mail.queued import Item
 from smtpmail.mail.route import Local, Route
@@ -34,7 +34,9 @@ from smtpmail.settings.values import ConfigError
 from smtpmail.smtp import replies
 from smtpmail.smtp.replies import Refusal
 from smtpmail.spool import durability
+from smtpmail.spool.heartbeat import Heartbeat
 from smtpmail.spool.mailbox import MAX_STORED, Spool
+from smtpmail.spool.patience import Unresponsive
 from smtpmail.spool.queue import QueueStore
 from smtpmail.users.aliases import Aliases, AliasesUnreadable
 from smtpmail.users.blocked import BlockedFile
@@ -55,22 +57,31 @@ class MailSystem:
     """What every process of the server shares in kind: users, mailboxes, the queue's folder, the door.
 
     `queued` is told of each message that waits to leave. `journal`: the number of the process, if it is to have one.
+    `queue`: the folder as the process that runs it has claimed it.
     """
 
-    def __init__(self, config: Config, queued: Callable[[Item], None], journal: int | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        queued: Callable[[Item], None],
+        journal: int | None = None,
+        queue: QueueStore | None = None,
+    ) -> None:
         self.config = config
         self.patience: Patience | None = None
         """With those who guess passwords; of all processes together, if it is set."""
         self.users = Users(config.users, _users_changed)
-        self.spool = Spool(config.spool)
-        self.queue = QueueStore(config.queue)
+        self.spool = Spool(config.spool, shared=config.is_shared)
+        self.queue = queue or queue_store(config)
         self.journal = (
             durability.use_journal(self.spool, self.queue, journal, config.journal_size)
             if journal is not None
             else None
         )
-        is_local = local_domains(config)
-        forwarding = Forwarding(config.queue, config.origin, is_local)
+        self._is_local = is_local = local_domains(config)
+        # Bounces come to any of the hosts that share the mailboxes.
+        keys = config.spool if config.is_shared else config.queue
+        forwarding = Forwarding(keys, config.origin, is_local)
         self.aliases = Aliases(config.aliases, _aliases_changed) if config.aliases else None
         self.blocked = BlockedFile(config.blocked, _blocked_changed) if config.blocked else None
         self.routers = {
@@ -138,14 +149,36 @@ class MailSystem:
 
         Also when no mailbox could take it: better known now than for all recipients together.
         """
-        routes = self.routers[listener].routes(address, sender)
-        errors = [self.spool.can_deliver(route.user) if isinstance(route, Local) else None for route in routes]
+        look = partial(self._look, listener, address, sender)
+        user, _, _ = address.local.partition("+")
+        try:
+            routes, errors = self.spool.patiently(user, look) if self._is_here(address) else look()
+        except Unresponsive as hang:
+            log.error("mailbox.unavailable", recipient=str(address), error=str(hang))
+            raise Refusal(reply_to(hang)) from None
         broken = [error for error in errors if error is not None]
         for error in broken:
             log.error("mailbox.unavailable", recipient=str(address), error=str(error))
         if broken and len(broken) == len(routes):
             raise Refusal(reply_to(broken[0]))
         return routes
+
+    def _is_here(self, address: Address) -> bool:
+        """Whether the ways of an address may lead past mailboxes."""
+        with contextlib.suppress(AddressSyntaxError):
+            return self._is_local(address.domain)
+        return True
+
+    def _look(self, listener: str, address: Address, sender: Address) -> tuple[tuple[Route, ...], list[OSError | None]]:
+        """The ways, and for each why nothing can be delivered there. Raises Refusal."""
+        routes = self.routers[listener].routes(address, sender)
+        return routes, [self.spool.can_deliver(route.user) if isinstance(route, Local) else None for route in routes]
+
+    def heartbeat(self) -> Heartbeat | None:
+        """What proves to a watchdog that mail could be committed; None where only other hosts could cure what hangs."""
+        if not self.config.is_shared:
+            return self.spool.heartbeat()
+        return None if self.config.is_queue_shared else Heartbeat(self.queue.path, self.queue.scratch)
 
     def gates(self, rates: Rates | None = None) -> dict[str, Gate]:
         """What decides about transactions, for each kind of listener; `rates` bounds who sends to the world."""
@@ -212,6 +245,11 @@ def _users_changed(count: int, complaints: list[str]) -> None:
         log.error("users.empty", hint="recipients get 451 until the file names a user")
     for complaint in complaints:
         log.warning("users.line_ignored", complaint=complaint)
+
+
+def queue_store(config: Config) -> QueueStore:
+    """The folder of the queue."""
+    return QueueStore(config.queue, shared=config.is_queue_shared)
 
 
 def local_domains(config: Config) -> LocalDomains:

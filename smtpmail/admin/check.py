@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import click
 
+from smtpmail.admin import cluster
 from smtpmail.admin.aliases import aliases_findings
 from smtpmail.mail.address import Address
 from smtpmail.settings import judgement, privileges
@@ -24,13 +25,19 @@ def check(ctx: click.Context, as_json: bool) -> None:
     """Check the configuration, users, aliases and the certificate; no port is opened, nothing is made or changed.
 
     Takes the options of the server, and judges as its start does. Exit status 0: it would start. 1: it would, but the
-    users or the aliases are wrong, and mail is refused by it. 2: it would not start.
+    users or the aliases are wrong, and mail is refused by it, or what hosts share can't keep its promises. 2: it would
+    not start.
     """
     settings = load_config(ctx)
+    judgement.require_answers(settings)
     with privileges.acting_as(privileges.server_account(settings)):
         judged = list(judgement.judge(settings, os.environ))
         users = [*users_findings(settings.users), *aliases_findings(settings), *blocked_findings(settings.blocked)]
-    found = [*judged, *users]
+    if not any(finding.level == "error" for finding in judged):
+        judged += cluster.ownership(settings)
+    # Whoever could not look at the spool would wait here, too. What gluster says it says to root alone.
+    shared = [] if any(finding.level == "error" for finding in judged) else list(cluster.findings(settings))
+    found = [*judged, *users, *shared]
     if as_json:
         click.echo(json.dumps([finding.as_dict() for finding in found], indent=2))
     else:
@@ -38,7 +45,7 @@ def check(ctx: click.Context, as_json: bool) -> None:
             click.echo(f"smtpmail check: {finding.level}: {finding.line}", err=True)
     if any(finding.level == "error" for finding in judged):
         ctx.exit(2)
-    if any(finding.level == "error" for finding in users):
+    if any(finding.level == "error" for finding in (*users, *shared)):
         ctx.exit(1)
     if not as_json:
         click.echo("smtpmail check: the configuration is valid")

@@ -80,7 +80,7 @@ def _serve(config: Config) -> None:
     user = own_user()
     log.configure(config.log_format, "warning" if config.log_level == "info" else config.log_level)
     os.umask(0o077)
-    spool = Spool(config.spool)
+    spool = Spool(config.spool, shared=config.is_shared)
     try:
         account = Account(spool.path, spool.scratch, user)
     except OSError as error:

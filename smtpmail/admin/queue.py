@@ -44,7 +44,7 @@ class Desk:
         self.config: Config = load_config(ctx)
         os.umask(0o077)
         privileges.become_owner(self.config.queue)
-        self.store = QueueStore(self.config.queue)
+        self.store = QueueStore(self.config.queue, shared=self.config.is_queue_shared)
         try:
             durability.recover_if_stopped(self.config.spool, self.config.queue)
         except (OSError, FormatError) as error:
@@ -262,6 +262,32 @@ def remove(ctx: click.Context, /, bounce: bool, **given: Any) -> None:
             desk.complain(str(error))
     if not items and not errors:
         click.echo("There is nothing to remove.")
+    desk.close()
+
+
+@queue.command(short_help="Take over the queue of a host that died.")
+@click.argument("folder", metavar="DIR")
+@click.pass_context
+def adopt(ctx: click.Context, folder: str) -> None:
+    """Takes over DIR, the queue of a host that died: its messages go on from here, none of them twice.
+
+    Refused while the server of that host holds it. Make sure that the host is off: one that is only cut off from the
+    network may be sending at this moment. Can be repeated when it was interrupted.
+    """
+    from smtpmail.spool.adoption import adopting  # noqa: PLC0415
+
+    desk = Desk(ctx)
+    count = 0
+    try:
+        with adopting(desk.store, folder) as (host, messages):
+            for id_ in messages:
+                count += 1
+                desk.tell(id_, "adopted", f"is adopted from {harmless(host)}")
+        click.echo(f"{view.messages(count)} of {harmless(host)} adopted into the queue {harmless(desk.store.path)}.")
+    except QueueError as error:
+        desk.complain(str(error))
+    except OSError as error:
+        desk.complain(f"cannot adopt the queue {folder}: {error}; nothing is lost: say it again")
     desk.close()
 
 

@@ -113,7 +113,7 @@ def _open(settings: Config, name: str, folder: str, *, create: bool) -> Iterator
         raise click.ClickException(f"cannot read the users: {error}") from None
     if user is None or not exists:
         raise click.ClickException(f"there is no user {name!r}")
-    spool = Spool(settings.spool)
+    spool = Spool(settings.spool, shared=settings.is_shared)
     path = os.path.join(spool.path, user)
     if not create and not os.path.isdir(path):
         raise click.ClickException(f"{user} has no mailbox yet: {path}")

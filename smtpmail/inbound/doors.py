@@ -202,6 +202,7 @@ class Doors:
                 del self._connections[connection]
 
     def _open_account(self, user: str) -> Account:
+        self._spool.check_mounted()
         return Account(self._spool.path, self._spool.scratch, user, partial(self._spool.removing, user))
 
     # -- devices

@@ -9,7 +9,7 @@ from smtpmail.log import log
 from smtpmail.mail import fields
 from smtpmail.mail.queued import Item
 from smtpmail.outbound.outcome import Finality, Outcome
-from smtpmail.spool.commit import Busy, commit
+from smtpmail.spool.commit import Busy
 from smtpmail.spool.content import StoredContent
 from smtpmail.spool.mailbox import Copy, Spool
 
@@ -25,13 +25,14 @@ class Mailboxes:
         header = fields.final_delivery(item.sender, [item.recipients[n].address for n in recipients])
         stored = StoredContent(content.fileno(), content.tell())
         try:
-            drafts = self._spool.prepare(stored, [Copy(user, header.encode())])
-            commit(drafts)
+            draft, *_ = self._spool.store(stored, [Copy(user, header.encode())])
+            if draft.error is not None:
+                raise draft.error
         except OSError as error:
             # What waits behind this message would find the same.
             status = "4.2.0" if isinstance(error, Busy) else "4.3.0"
             outcome = Outcome(Finality.UNREACHABLE, status, f"mailbox: {error}")
         else:
-            log.info("message.stored", id=item.id, user=user, number=drafts[0].number)
+            log.info("message.stored", id=item.id, user=user, number=draft.number)
             outcome = Outcome(Finality.FINAL, "2.0.0", "delivered", delivered=True)
         return dict.fromkeys(recipients, outcome)

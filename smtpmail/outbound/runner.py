@@ -304,6 +304,7 @@ class Runner:
     def _do(self, job: _Job, kept: Kept, hurried: bool) -> Trip:
         """Does a job; raises nothing."""
         try:
+            self._store.hold()
             with self._store.open_content(job.item) as content:
                 user = job.item.recipients[job.recipients[0]].user
                 if user is not None:
@@ -315,6 +316,9 @@ class Runner:
                     )  # fmt: skip
         except FileNotFoundError:
             outcomes = {}  # removed by hand
+        except QueueError as error:
+            log.error("queue.lost", id=job.item.id, error=str(error))
+            outcomes = dict.fromkeys(job.recipients, Outcome(Finality.LATER, "4.3.0", str(error)))
         except Exception as error:
             # A fault of ours must not lose mail, nor stop the queue.
             log.exception("delivery.error", id=job.item.id)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from smtpmail import mounts
 from smtpmail.mail.retry import RetryPolicy
 from smtpmail.network import IPNetwork
 from smtpmail.settings.machine import full_hostname, smarthost_credentials, tls_context
@@ -53,6 +54,11 @@ class Config:
     suffix: tuple[str, ...] = setting(
         "-s", "--suffix", metavar="DOMAIN", read=read_domain, repeatable=True,
         help="A local domain; repeatable. Default: the host's full name.",
+    )  # fmt: skip
+    shared_spool: str = setting(
+        "--shared-spool", choices=("auto", "yes", "no"), default="auto",
+        help="Whether other hosts deliver into the spool, too; auto: on GlusterFS, NFS, CephFS and the like. yes: the "
+        "server does not start while the spool is on a local disk.",
     )  # fmt: skip
     users: str | None = setting(
         "-u", "--users", metavar="FILE", read=read_path,
@@ -271,6 +277,19 @@ class Config:
     def queue(self) -> str:
         """The folder of the queue."""
         return self.given_queue or os.path.join(self.spool, ".queue")
+
+    @cached_property
+    def is_shared(self) -> bool:
+        """Whether other hosts deliver into the spool, too."""
+        return self.shared_spool == "yes" or (self.shared_spool == "auto" and mounts.is_shared(self.spool))
+
+    @cached_property
+    def is_queue_shared(self) -> bool:
+        """Whether other hosts can reach the folder of the queue."""
+        if self.shared_spool == "no":
+            return False
+        below = os.path.abspath(self.queue).startswith(os.path.abspath(self.spool).rstrip("/") + "/")
+        return (self.is_shared and below) or mounts.is_shared(self.queue)
 
     @property
     def processes(self) -> int:

@@ -10,11 +10,14 @@ import contextlib
 import ipaddress
 import os
 import resource
+import socket
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+from smtpmail import mounts
 from smtpmail.network import is_own_address
+from smtpmail.settings import machine
 from smtpmail.settings.config import Config
 from smtpmail.settings.finding import Finding
 from smtpmail.settings.machine import free_octets, permissions, usable_folder
@@ -29,6 +32,10 @@ SMALLEST_SIZE = 64 * 1024
 
 FEWEST_RECIPIENTS = 100
 """And recipients (4.5.3.1.8)."""
+
+
+SHARED_PATIENCE = 30.0
+"""Seconds that a shared file system has to answer at the start."""
 
 
 def require(config: Config, environment: Mapping[str, str]) -> list[Finding]:
@@ -50,12 +57,14 @@ def _warning(subject: str, text: str, advice: str = "") -> Finding:
 
 def judge(config: Config, environment: Mapping[str, str]) -> Iterator[Finding]:
     """All errors and warnings. With sockets that systemd passes, addresses are not judged."""
-    for look in (_tls, _smarthost, _outbound, _authentication, _folders, _doors):
+    for look in (_sharing, _tls, _smarthost, _outbound, _authentication, _folders, _doors):
         try:
             yield from look(config)
         except ConfigError as error:
             subject, _, text = str(error).partition(": ")
             yield _error(subject, text)
+            if look is _sharing:
+                return  # whoever looks any further may never come back
     if "LISTEN_FDS" not in environment:
         yield from _listeners(config)
     yield from _names(config)
@@ -86,6 +95,35 @@ def _limits(config: Config) -> Iterator[Finding]:
         free = free_octets(config.spool)
         if free < config.min_free:
             yield _warning("--min-free", f"{free} octets are free for {config.spool}: all mail gets 452")
+
+
+def require_answers(config: Config) -> None:
+    """Raises ConfigError when a shared file system does not answer: whoever looks at it may never come back."""
+    for option, path, shared in (
+        ("--spool", config.spool, config.is_shared),
+        ("--queue", config.queue, config.is_queue_shared),
+    ):
+        if shared and not machine.answers(path, SHARED_PATIENCE):
+            mount = mounts.mount_of(path)
+            raise ConfigError(f"{option}: the file system of {path} does not answer ({mount and mount.source})")
+
+
+def _sharing(config: Config) -> Iterator[Finding]:
+    """What hosts share, and that it is there."""
+    require_answers(config)
+    mount = mounts.mount_of(config.spool) if config.is_shared else None
+    if config.shared_spool == "yes" and mount is not None and mount.kind in mounts.LOCAL:
+        raise ConfigError(
+            f"--shared-spool: {config.spool} is on {mount.kind}, which no other host has: "
+            "is the shared file system mounted?"
+        )
+    name = socket.gethostname()
+    if config.is_queue_shared and name.partition(".")[0] not in config.queue:
+        yield _warning(
+            "--queue",
+            f"other hosts reach {config.queue}, and it is this host's alone",
+            f"name it after the host, {os.path.join(config.spool, '.queue.' + name)}, or keep it on a local disk",
+        )
 
 
 def _tls(config: Config) -> Iterator[Finding]:

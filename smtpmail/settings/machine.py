@@ -6,10 +6,19 @@ import os
 import socket
 import ssl
 import stat
+import threading
 import warnings
 
 from smtpmail.mail.address import AddressSyntaxError, normal_domain
 from smtpmail.settings.values import ConfigError
+
+
+def answers(path: str, seconds: float) -> bool:
+    """Whether the file system of a path answers in time; the servers of a shared one may be away."""
+    thread = threading.Thread(target=os.path.lexists, args=(path,), daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return not thread.is_alive()
 
 
 def usable_folder(path: str, option: str) -> None:

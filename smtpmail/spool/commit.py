@@ -13,6 +13,7 @@ import math
 import os
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -23,8 +24,7 @@ from smtpmail.spool.journal import Journal
 from smtpmail.spool.record import Record
 
 GROUP_PATIENCE = 0.02
-"""Seconds that a whole group waits for locks of other programs; then those concerned wait apart from it, with those
-for the same folder."""
+"""Seconds that a group waits for locks of other programs; then those concerned wait apart, a group for each folder."""
 
 AT_ONCE = 16
 """Drafts of one message that have files open at a time: a thousand recipients need no more descriptors than so many."""
@@ -180,7 +180,7 @@ class GroupCommit:
                     entry.done.release()
 
 
-_group = GroupCommit()
+_groups: defaultdict[int, GroupCommit] = defaultdict(GroupCommit)  # by file system: one that hangs holds no other
 
 
 class Unlocked:
@@ -221,9 +221,13 @@ def commit_each(drafts: Sequence[Draft], *, keep_open: bool = False, patience: f
     for start in range(0, len(drafts), AT_ONCE):
         batch = drafts[start : start + AT_ONCE]
         try:
+            there: defaultdict[int, list[Draft]] = defaultdict(list)
             for draft in batch:
                 _try(draft, draft.write)
-            _group.run([draft for draft in batch if draft.error is None])
+                if draft.error is None and draft.folder is not None:
+                    there[draft.folder.device].append(draft)
+            for device, some in there.items():
+                _groups[device].run(some)
             for draft in batch:
                 if isinstance(draft.error, Busy):
                     # All of a message together wait no longer than one.

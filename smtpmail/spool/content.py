@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -11,6 +12,9 @@ from smtpmail.spool.folder import Folder
 
 MEMORY_LIMIT = 128 * 1024
 """Octets kept in memory; more goes to disk as it comes, so that a large message costs no memory."""
+
+
+_owners_lock = threading.Lock()
 
 
 class Source(Protocol):
@@ -26,14 +30,22 @@ class Source(Protocol):
     def parts(self, header: bytes) -> Sequence[bytes | bytearray] | None:
         """What such a file contains; None when the content is not in memory."""
 
+    def share(self) -> Source:
+        """The same for another thread, which closes it; whoever has this one may close it before. Raises OSError."""
+
+    def close(self) -> None:
+        """Frees what it holds."""
+
 
 class StoredContent:
     """What stands in an open file from `offset` on."""
 
-    __slots__ = ("_fd", "_offset", "size")
+    __slots__ = ("_fd", "_offset", "_owned", "size")
 
-    def __init__(self, fd: int, offset: int) -> None:
+    def __init__(self, fd: int, offset: int, *, owned: bool = False) -> None:
+        """`owned`: `close` closes the file."""
         self._fd = fd
+        self._owned = owned
         self._offset = offset
         self.size = os.fstat(fd).st_size - offset
 
@@ -52,6 +64,16 @@ class StoredContent:
         """See Source."""
         return
 
+    def share(self) -> StoredContent:
+        """See Source."""
+        return StoredContent(os.dup(self._fd), self._offset, owned=True)
+
+    def close(self) -> None:
+        """See Source."""
+        if self._owned:
+            self._owned = False
+            os.close(self._fd)
+
 
 class Content:
     """Takes the content piece by piece and makes files of it.
@@ -60,7 +82,7 @@ class Content:
     when it is whole, so each file that is made gets a copy of it, which the kernel makes.
     """
 
-    __slots__ = ("_buffer", "_file", "_path", "_scratch", "size")
+    __slots__ = ("_buffer", "_file", "_owners", "_path", "_scratch", "size")
 
     def __init__(self, path: str, scratch: str) -> None:
         self._path = path
@@ -68,6 +90,7 @@ class Content:
         # Pieces are joined as they come: what they cost depends on their octets, not on their number.
         self._buffer = bytearray()
         self._file: NewFile | None = None
+        self._owners = 1
         self.size = 0
         """Octets."""
 
@@ -104,8 +127,18 @@ class Content:
         """See Source."""
         return [header, self._buffer] if self._file is None else None
 
+    def share(self) -> Content:
+        """See Source."""
+        with _owners_lock:
+            self._owners += 1
+        return self
+
     def close(self) -> None:
-        """Frees memory and file."""
+        """Frees memory and file, unless another thread has them still."""
+        with _owners_lock:
+            self._owners -= 1
+            if self._owners > 0:
+                return
         self._buffer = bytearray()
         if self._file is not None:
             self._file.close()

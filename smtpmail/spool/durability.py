@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 
+from smtpmail import mounts
 from smtpmail.log import log
 from smtpmail.spool import restore
 from smtpmail.spool.files import is_local, sync_file_system
@@ -43,7 +44,7 @@ def recover_if_stopped(spool: str, queue: str) -> None:
     if has_records(queue):
         with contextlib.suppress(QueueError):
             # Until this process ends. If a server holds it, there is nothing to do.
-            QueueStore(queue).claim()
+            QueueStore(queue, shared=mounts.is_shared(queue)).claim()
             recover(spool, queue)
 
 
@@ -93,7 +94,9 @@ def use_journal(spool: Spool, queue: QueueStore, process: int, size: int) -> Jou
         restore.rewrite(spool.path, queue.path, records, lambda place: _hold(spool, place))
 
     journal = Journal(os.path.join(queue.path, FOLDER), str(process), size, file_systems, rewrite)
-    spool.journal = queue.journal = journal
+    queue.journal = journal
+    # Of removals from a shared spool nothing is told either: by the next start they may be another host's business.
+    spool.journal = None if spool.shared else journal
     with contextlib.suppress(OSError):
         spool.turns = Turns(queue.path)
     return journal

@@ -8,7 +8,9 @@ import errno
 import itertools
 import os
 import socket
+import time
 from collections.abc import Sequence
+from functools import cache
 from typing import Protocol
 
 from smtpmail.spool.folder import SAFELY, Folder
@@ -144,7 +146,7 @@ class NewFile:
         self._scratch = Folder(path)
         try:
             while True:
-                self._scratch_name = f"{socket.gethostname()}.{os.getpid()}.{next(self._number)}"
+                self._scratch_name = f"{_kernel()}.{os.getpid()}.{next(self._number)}"
                 flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | SAFELY
                 with contextlib.suppress(FileExistsError):  # of a process before us that had our number
                     self.fd = os.open(self._scratch_name, flags, 0o660, dir_fd=self._scratch.fd)
@@ -176,10 +178,25 @@ class NewFile:
             self._scratch.close()
 
 
-def clear_scratch(path: str) -> int:
-    """Removes what a crash of a process of this host left in the scratch folder; returns how many files.
+SCRATCH_SECONDS = 24 * 3600.0
+"""A file in the scratch folder that is older belongs to nobody any more, whichever host made it."""
 
-    Raises OSError.
+
+@cache
+def _kernel() -> str:
+    """Where process ids mean what they mean here: this host, this boot, this namespace of processes."""
+    boot = namespace = ""
+    with contextlib.suppress(OSError):
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            boot = file.read()[:8]
+        namespace = str(os.stat("/proc/self/ns/pid").st_ino)
+    return f"{socket.gethostname()}-{boot}-{namespace}"
+
+
+def clear_scratch(path: str) -> int:
+    """Removes what a crash left in the scratch folder; returns how many files. Raises OSError.
+
+    What another host is writing there is left alone: whether its process lives can be told only of one of this kernel.
     """
     try:
         scratch = Folder(path)
@@ -188,14 +205,28 @@ def clear_scratch(path: str) -> int:
     removed = 0
     try:
         for name in os.listdir(scratch.fd):
-            host, _, rest = name.rpartition(".")[0].rpartition(".")
-            alive = rest.isdigit() and int(rest) != os.getpid() and os.path.exists(f"/proc/{rest}")
-            if host == socket.gethostname() and rest.isdigit() and not alive:
-                os.unlink(name, dir_fd=scratch.fd)
-                removed += 1
+            kernel, _, process = name.rpartition(".")[0].rpartition(".")
+            ours = kernel == _kernel() and process.isdigit()
+            if not ours:
+                useless = _is_needless(scratch, name)
+            else:
+                useless = int(process) == os.getpid() or not os.path.exists(f"/proc/{process}")
+            if useless:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=scratch.fd)
+                    removed += 1
     finally:
         scratch.close()
     return removed
+
+
+def _is_needless(folder: Folder, name: str) -> bool:
+    """Whether a file of another host has its real name, or is old. With two names no reader would open it."""
+    try:
+        status = os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return status.st_nlink > 1 or time.time() - status.st_mtime > SCRATCH_SECONDS
 
 
 def write_all(fd: int, parts: Sequence[bytes | bytearray]) -> None:

@@ -16,13 +16,21 @@ class Folder:
     Raises OSError, with the path, when it is no folder; a link to one only counts with `follow`.
     """
 
-    __slots__ = ("fd", "path")
+    __slots__ = ("_device", "fd", "path")
 
     def __init__(self, path: str, *, follow: bool = False) -> None:
         self.path = path
         self.fd = -1
+        self._device = -1
         flags = os.O_RDONLY | os.O_DIRECTORY | SAFELY
         self.fd = os.open(path, flags & ~os.O_NOFOLLOW if follow else flags)
+
+    @property
+    def device(self) -> int:
+        """Of the file system that it lies on (st_dev)."""
+        if self._device < 0:
+            self._device = os.fstat(self.fd).st_dev
+        return self._device
 
     def close(self) -> None:
         """Gives the descriptor back; a second time does nothing."""

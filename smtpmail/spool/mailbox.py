@@ -14,17 +14,20 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from typing import TypeVar
 
 from smtpmail.log import log
-from smtpmail.spool.commit import GroupCommit
+from smtpmail.spool.commit import GroupCommit, commit_each, withdraw
 from smtpmail.spool.content import Content, Source
 from smtpmail.spool.files import clear_scratch, free_octets, sync_folder
 from smtpmail.spool.folder import Folder
 from smtpmail.spool.heartbeat import Heartbeat
 from smtpmail.spool.journal import Journal, removing
 from smtpmail.spool.lock import LOCK, MailboxBusy, highest_number, locked, note_number, noted_number
+from smtpmail.spool.patience import Job, Patience, Unresponsive
+from smtpmail.spool.place import Place
 from smtpmail.spool.placing import Copy, MailboxDraft, Numbering, free_numbers
 from smtpmail.spool.record import Kind, Record
 from smtpmail.spool.sequences import SEQUENCES, Noted, add_unseen
@@ -44,6 +47,12 @@ MAILBOXES_KEPT = 64
 
 WELL_SECONDS = 1.0
 
+LOOK_PATIENCE = 10.0
+"""Seconds that a look at a shared spool may take."""
+
+STORE_PATIENCE = LOCK_PATIENCE + 15.0
+"""Seconds that putting messages into a shared spool may take, the waiting for locks among them."""
+
 BUSY_SECONDS = 1.0
 """For so long a group does not try a mailbox that another program had locked, unless it was had since."""
 
@@ -52,6 +61,8 @@ JUNK = "Junk"
 
 MAX_STORED = 4 * 1024**3
 """Octets that one message may take in all its mailboxes."""
+
+T = TypeVar("T")
 
 __all__ = ["JUNK", "Copy", "Mailbox", "MailboxBusy", "MailboxDraft", "Spool"]
 
@@ -68,13 +79,18 @@ class Mailbox:
         place: str = "",
         journal: Journal | None = None,
         turns: Turns | None = None,
+        mount: Place | None = None,
     ) -> None:
-        """`parent`: the mailbox that this is a folder of. `place`: its path below the spool, as records name it."""
+        """`parent`: the mailbox that this is a folder of. `place`: its path below the spool, as records name it.
+
+        `mount`: where a shared spool is.
+        """
         self.path = path
         self.place = place
         self.journal = journal
         self._parent = parent
         self._turns = turns
+        self._mount = mount
         self.stock = StatusStock()
         self.apart = GroupCommit()
         self._noted: Noted | None = None
@@ -82,11 +98,19 @@ class Mailbox:
 
     def open(self) -> Folder:
         """The folder, made if it is not there. Raises OSError."""
+        folder = self._open()
+        if self._mount is not None:
+            self._mount.check(folder.device, self.path)
+        return folder
+
+    def _open(self) -> Folder:
         try:
             return Folder(self.path)
         except FileNotFoundError:
             if self._parent is not None:
                 self._parent.open().close()
+            elif self._mount is not None:
+                self._mount.check_folder(os.path.dirname(self.path))
             with contextlib.suppress(FileExistsError):
                 os.mkdir(self.path, 0o700)
                 sync_folder(os.path.dirname(self.path))
@@ -185,10 +209,12 @@ class Mailbox:
 
 
 class Spool:
-    """All mailboxes."""
+    """All mailboxes. `shared`: other hosts deliver into them, too, over a file system that may hang."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, shared: bool = False) -> None:
         self.path = os.path.abspath(path)
+        self._place = Place(self.path) if shared else None
+        self._patience = Patience()
         self.journal: Journal | None = None
         """Carries the promise for new messages, where durability.py says so."""
         self._scratch = os.path.join(self.path, SCRATCH)
@@ -198,6 +224,16 @@ class Spool:
         self._recent: OrderedDict[str, Mailbox] = OrderedDict()
         self.turns: Turns | None = None
         """Keeps the processes of a server in order."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether other hosts deliver here, too."""
+        return self._place is not None
+
+    def check_mounted(self) -> None:
+        """Raises OSError when a shared spool is missing: below its mount point there are no mailboxes."""
+        if self._place is not None:
+            self._place.check_folder(self.path)
 
     @property
     def scratch(self) -> str:
@@ -217,7 +253,7 @@ class Spool:
         with self._mutex:
             mailbox = self._mailboxes.get(key)
             if mailbox is None:
-                mailbox = Mailbox(os.path.join(self.path, key), parent, key, self.journal, self.turns)
+                mailbox = Mailbox(os.path.join(self.path, key), parent, key, self.journal, self.turns, self._place)
                 self._mailboxes[key] = mailbox
             # The last ones used are kept for what they have in stock.
             self._recent[key] = mailbox
@@ -245,6 +281,67 @@ class Spool:
             raise OSError(errno.EFBIG, why)
         return [MailboxDraft(self.mailbox(copy.user, copy.folder), content, copy, self._scratch) for copy in copies]
 
+    def store(self, content: Source, copies: Sequence[Copy], patience: float | None = None) -> list[MailboxDraft]:
+        """Puts copies of a message into mailboxes, durably, each for itself; what could not be there has its `error`.
+
+        `patience`: seconds to wait for locks, if not LOCK_PATIENCE.
+        Raises OSError (EFBIG) when all of them take more than MAX_STORED.
+        """
+        drafts = self.prepare(content, copies)
+        if self._place is None:
+            commit_each(drafts, patience=patience)
+            return drafts
+        by_place: dict[str, list[Copy]] = {}
+        for copy in copies:
+            by_place.setdefault(self._place.of(os.path.join(self.path, copy.user)), []).append(copy)
+        give_up = time.monotonic() + STORE_PATIENCE
+        jobs = [(some, self._begin(place, content, some, patience)) for place, some in by_place.items()]
+        done: list[MailboxDraft] = []
+        for some, job in jobs:
+            try:
+                if isinstance(job, OSError):
+                    raise job
+                done += job.result(give_up)
+            except OSError as error:
+                # Those under way are left to their thread.
+                done += self._refused(content, some, error)
+        order = {(copy.user, copy.folder): number for number, copy in enumerate(copies)}
+        return sorted(done, key=lambda draft: order[draft.user, draft.subfolder])
+
+    def _begin(
+        self, place: str, content: Source, copies: Sequence[Copy], patience: float | None
+    ) -> Job[list[MailboxDraft]] | OSError:
+        shared = content.share()
+        drafts = self.prepare(shared, copies)
+
+        def work() -> list[MailboxDraft]:
+            try:
+                commit_each(drafts, patience=patience)
+            finally:
+                shared.close()
+            return drafts
+
+        try:
+            return self._patience.begin(place, work, lambda: withdraw(drafts))
+        except Unresponsive as error:
+            shared.close()
+            return error
+
+    def _refused(self, content: Source, copies: Sequence[Copy], error: OSError) -> list[MailboxDraft]:
+        drafts = self.prepare(content, copies)
+        for draft in drafts:
+            draft.error = error
+        return drafts
+
+    def patiently(self, user: str, look: Callable[[], T]) -> T:
+        """What a look at a user's mailbox returns or raises; on a shared spool it may not take long.
+
+        Raises Unresponsive.
+        """
+        if self._place is None:
+            return look()
+        return self._patience.run(self._place.of(os.path.join(self.path, user)), LOOK_PATIENCE, look)
+
     def can_deliver(self, user: str) -> OSError | None:
         """Why no message can be put into a mailbox now, as far as a look tells that is cheap and waits for nothing.
 
@@ -268,14 +365,18 @@ class Spool:
 
     def free_octets(self) -> int:
         """Octets that the file system of the mailboxes still takes. Raises OSError."""
-        return free_octets(self.path)
+        return self.patiently("", lambda: free_octets(self.path))
+
+    def clear(self) -> int:
+        """Removes scratch files that nobody needs; returns how many. Raises OSError."""
+        return clear_scratch(self._scratch)
 
     def repair(self) -> int:
         """Removes what a crash left behind; returns how many files. A mailbox that is broken is logged and left alone.
 
         Raises OSError when the spool itself can't be read.
         """
-        removed = clear_scratch(self._scratch)
+        removed = self.clear()
         give_up = time.monotonic() + REPAIR_PATIENCE
         with os.scandir(self.path) as entries:
             for entry in entries:

@@ -8,7 +8,6 @@ attempt. A line that a crash cut short counts for nothing. See docs/formats.md.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -21,24 +20,27 @@ from typing import IO, Any
 
 from smtpmail.mail.queued import Item, decode_envelope, encode_envelope, replay
 from smtpmail.spool import wake
-from smtpmail.spool.commit import Draft, Unlocked
-from smtpmail.spool.content import Content
+from smtpmail.spool.claim import QueueError, claim
+from smtpmail.spool.commit import Draft, Unlocked, commit, withdraw
+from smtpmail.spool.content import Content, Source
 from smtpmail.spool.files import clear_scratch, free_octets, sync_folder, write_all
 from smtpmail.spool.folder import Folder
 from smtpmail.spool.journal import Journal, removing
+from smtpmail.spool.patience import Patience, Unresponsive
 from smtpmail.spool.record import Kind, Record
 from smtpmail.spool.replay import REMOVED_LINE
 
 SCRATCH = ".new"
-SERVER = ".server"
-"""What the running server locks; it holds the server's process id and host."""
+
+STAGING = ".adopting"
+"""Messages of another host's queue on their way into this one (adoption.py)."""
+__all__ = ["QueueDraft", "QueueError", "QueueStore"]
+
+STORE_PATIENCE = 60.0
+"""Seconds that putting messages into a queue on a shared file system may take."""
 
 _ID = re.compile(r"[0-9a-f]{19,}")
 """What new_id gives."""
-
-
-class QueueError(Exception):
-    """The queue can't do what was asked: one line for people."""
 
 
 class QueueDraft(Draft):
@@ -94,8 +96,12 @@ def _finished(ids: Sequence[str]) -> Record:
 class QueueStore(Unlocked):
     """The folder of the queue. Any number of threads and processes may use it."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, shared: bool = False) -> None:
+        """`shared`: other hosts can reach it. It is one host's all the same."""
         self.path = os.path.abspath(path)
+        self.shared = shared
+        self._patience = Patience()
+        self._claim = -1
         self.scratch = os.path.join(self.path, SCRATCH)
         self.journal: Journal | None = None
         """Carries the promise for what happens here, where durability.py says so."""
@@ -115,6 +121,26 @@ class QueueStore(Unlocked):
         line = encode_envelope(item)
         item.content_offset = len(line)
         return QueueDraft(self, content, item, line + header)
+
+    def store(self, content: Source, drafts: Sequence[QueueDraft]) -> None:
+        """Puts messages, made of `content`, into the queue, durably, all or none. Raises OSError."""
+        if not self.shared:
+            commit(drafts)
+            return
+        held = content.share()
+
+        def work() -> None:
+            try:
+                commit(drafts)
+            finally:
+                held.close()
+
+        try:
+            job = self._patience.begin(self.path, work, lambda: withdraw(drafts))
+        except Unresponsive:
+            held.close()
+            raise
+        job.result(time.monotonic() + STORE_PATIENCE)
 
     @contextlib.contextmanager
     def placing(self, drafts: Sequence[QueueDraft], give_up: float, *, apart: bool) -> Iterator[_Naming]:
@@ -275,10 +301,13 @@ class QueueStore(Unlocked):
     def repair(self) -> int:
         """Removes what a crash left behind, if its name is one of ours; returns how many files. Raises OSError."""
         removed = clear_scratch(self.scratch)
+        staged: set[str] = set()
+        with contextlib.suppress(FileNotFoundError):
+            staged.update(os.listdir(os.path.join(self.path, STAGING)))
         names = set(os.listdir(self.path))
         for name in names:
             id_ = name.removesuffix(".log")
-            if id_ != name and _ID.fullmatch(id_) and id_ not in names:
+            if id_ != name and _ID.fullmatch(id_) and id_ not in names | staged:
                 os.unlink(os.path.join(self.path, name))
                 removed += 1
         return removed
@@ -299,25 +328,23 @@ class QueueStore(Unlocked):
 
     def claim(self) -> None:
         """Makes this process the only server of the queue as long as it lives. Raises QueueError naming the other."""
-        folder = self.open_folder()
+        self._claim = claim(self.path, self.shared)
+
+    def hold(self) -> None:
+        """Makes sure that the queue is still this server's, before anything leaves it; on a local disk it is.
+
+        A shared file system gives the locks of a host away that was cut off from it, and another host may have adopted
+        the queue since. Raises QueueError then, OSError when it can't be told.
+        """
+        if not self.shared or self._claim < 0:
+            return
         try:
-            fd = folder.open_file(SERVER, os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise QueueError(f"the queue can't be locked: {error}") from None
-        finally:
-            folder.close()
-        try:
-            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = os.pread(fd, 100, 0).decode("ascii", "replace").strip()
-            os.close(fd)
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise QueueError(f"the queue {self.path} can't be locked: {error.strerror}") from None
-            raise QueueError(f"another server works on the queue {self.path}: process {holder or 'unknown'}") from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-        # Never closed: that would give up the lock. Children don't inherit it.
-        self._claim = fd
+            fcntl.lockf(self._claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            # Its mount is another one by now, or what was open before does not count any more.
+            held, self._claim = self._claim, claim(self.path, self.shared)
+            with contextlib.suppress(OSError):
+                os.close(held)
 
     def wake(self, id_: str, change: str = "", by: str = "") -> bool:
         """Tells the running server that a message is new, or has changed (wake.Note); whether there is a server."""

@@ -66,6 +66,27 @@ def restore(spool: str, queue: str) -> Restored:
     return done
 
 
+def restore_queue(queue: str) -> bool:
+    """Replays what the journals tell of a queue alone, and empties them; False when they tell of mailboxes, too.
+
+    For a queue that another host takes over: its mailboxes may be none of this host's. Raises OSError, FormatError.
+    """
+    folder = os.path.join(queue, FOLDER)
+    try:
+        names = [name for name in os.listdir(folder) if is_segment(name) or name == KEPT]
+    except FileNotFoundError:
+        return True
+    records = [record for name in names for record in read_records(os.path.join(folder, name))]
+    if any(record.kind is Kind.STORED for record in records):
+        return False
+    if records:
+        with _open(queue) as queue_folder:
+            disk = Disk([])
+            _restore_queue(disk, queue_folder, plan(records))
+        _empty(folder, names, records, [])
+    return True
+
+
 def _empty(folder: str, used: Sequence[str], records: Sequence[Record], kept: Sequence[Record]) -> None:
     """Forgets the records, those that are to be kept aside. Raises OSError."""
     path = os.path.join(folder, KEPT)

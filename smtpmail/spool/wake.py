@@ -18,7 +18,7 @@ NOTE_LIMIT = 128
 PATIENCE = 30.0
 """Seconds that a note waits for room in the socket: without it a new message would lie there until the next start."""
 
-CHANGES = ("retried", "held", "released", "removed")
+CHANGES = ("retried", "held", "released", "removed", "adopted")
 
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _ID = re.compile(r"[0-9a-z]{1,64}")

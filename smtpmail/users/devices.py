@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import hashlib
 import hmac
 import json
 import os
 import secrets
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+
+from smtpmail import mounts
 
 ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
 """32 characters that look like no other: no l, o, 0, 1."""
@@ -136,11 +140,13 @@ class Devices:
             self._noted[key] = now
             if len(self._noted) > 10_000:
                 self._noted.clear()
-        with contextlib.suppress(OSError, DeviceError), _locked(self.path):
-            uses = {(use.user, use.device): use for use in read_uses(self.path)}
+        file = used_file(self.path)
+        # Not the lock of the devices: where hosts share them, another one may have it, and the mail reader waits.
+        with contextlib.suppress(OSError, DeviceError), _locked(file):
+            uses = {(use.user, use.device): use for use in _uses_of(file)}
             uses[device.user, device.device] = Use(device.user, device.device, round(now), address)
             known = {(d.user, d.device) for d in read_devices(self.path)}
-            _replace(used_file(self.path), [asdict(use) for key, use in uses.items() if key in known])
+            _replace(file, [asdict(use) for key, use in uses.items() if key in known])
 
     # -- for `smtpmail device`
 
@@ -176,8 +182,8 @@ class Devices:
 
 
 def used_file(path: str) -> str:
-    """The file beside that of the devices which the server writes."""
-    return f"{path}.used"
+    """The file beside that of the devices which the server writes; where hosts share them, each has its own."""
+    return f"{path}.used.{socket.gethostname()}" if mounts.is_shared(path) else f"{path}.used"
 
 
 def read_devices(path: str) -> list[Device]:
@@ -191,9 +197,20 @@ def read_devices(path: str) -> list[Device]:
 
 
 def read_uses(path: str) -> list[Use]:
-    """When the devices of a file were last used. Raises DeviceError."""
+    """When the devices of a file were last used, on whichever host. Raises DeviceError."""
+    last: dict[tuple[str, str], Use] = {}
+    hidden = (".lock", ".new")
+    for file in [f"{path}.used", *(f for f in glob.glob(f"{glob.escape(path)}.used.*") if not f.endswith(hidden))]:
+        for use in _uses_of(file):
+            before = last.get((use.user, use.device))
+            if before is None or before.time < use.time:
+                last[use.user, use.device] = use
+    return list(last.values())
+
+
+def _uses_of(file: str) -> list[Use]:
     found = []
-    for line in _lines(used_file(path)):
+    for line in _lines(file):
         match line:
             case {"user": str(user), "device": str(device), "time": int() | float() as when, "address": str(address)}:
                 found.append(Use(user, device, float(when), address))

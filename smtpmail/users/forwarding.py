@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
+import stat
 import time
 from collections.abc import Callable
 from functools import cached_property
@@ -13,7 +15,7 @@ from smtpmail.mail import srs
 from smtpmail.mail.address import Address, AddressSyntaxError
 
 KEY_FILE = ".srs-key"
-"""In the folder of the queue, which nobody but the server's account can read."""
+"""In the folder of the queue, which nobody but the server's account can read, or of a spool that hosts share."""
 
 
 class Forwarding:
@@ -67,5 +69,10 @@ class Forwarding:
 
 
 def _read(path: str) -> bytes:
-    with open(path, "rb") as file:
+    """Raises OSError; also for a file of somebody else, who would know the key."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(fd, "rb") as file:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid not in (0, os.geteuid()):
+            raise PermissionError(errno.EPERM, "is no file of this account's own", path)
         return file.read(1024).strip()

@@ -29,7 +29,7 @@ FLOORS = [
     {"dns"},
     {"smtp"},
     {"settings"},
-    {"log", "metrics", "network"},
+    {"log", "metrics", "network", "mounts"},
     {"systemd"},
     {"mail"},
     {""},

@@ -15,6 +15,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from smtpmail.spool.files import is_local
 from smtpmail.spool.folder import Folder
 from smtpmail.spool.reader.states import MAX_OCTETS, RECENT, Flags, parse
 
@@ -26,6 +27,9 @@ MAX_MESSAGE = 2**30
 SETTLED_NS = 20_000_000
 """Nanoseconds after which a change can't hide behind the mtime of an earlier one: clocks of file systems tick, each 10
 ms at the longest."""
+
+SHARED_SETTLED_NS = 5_000_000_000
+"""The same where hosts share the file system: their clocks may be so far apart, and attributes be kept for a while."""
 
 NO_STATE: Flags = frozenset({RECENT})
 """A message without a state was put there by a program that knows none."""
@@ -79,7 +83,7 @@ def scan(folder: Folder, known: Index | None, last_number: Callable[[], int]) ->
     stamp = os.fstat(folder.fd).st_mtime_ns
     if known is not None and known.settled and known.stamp == stamp:
         return known
-    settled = not 0 <= time.time_ns() - stamp < SETTLED_NS
+    settled = is_settled(stamp, time.time_ns(), local=is_local(folder.fd))
     last = last_number()
     messages = _messages(folder)
     numbers = sorted(messages)
@@ -88,6 +92,11 @@ def scan(folder: Folder, known: Index | None, last_number: Callable[[], int]) ->
     for number in sorted(messages):
         _add(folder, index, number, messages[number], known)
     return index
+
+
+def is_settled(stamp: int, now: int, *, local: bool) -> bool:
+    """Whether a folder's mtime is so old that no change can hide behind it; clocks of other hosts may be ahead."""
+    return not 0 <= now - stamp < SETTLED_NS if local else abs(now - stamp) >= SHARED_SETTLED_NS
 
 
 def _messages(folder: Folder) -> dict[int, int]:

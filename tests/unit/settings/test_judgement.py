@@ -133,3 +133,41 @@ def test_the_start_refuses_what_is_an_error(spool: Path, tmp_path: Path) -> None
     with pytest.raises(ConfigError, match=r"--queue: .* is the spool"):
         judgement.require(configured(spool, given_queue=str(spool)), {})
     assert [f.subject for f in judgement.require(configured(spool, timeout="1"), {})] == ["--timeout"]
+
+
+# -- what hosts share
+
+
+def on(kind: str, point: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder is a mount of that type."""
+    table = point.parent / "mountinfo"
+    table.write_text(f"1 0 0:1 / / rw - ext4 /dev/sda rw\n2 1 0:2 / {point} rw - {kind} mx1:/mail rw\n")
+    monkeypatch.setattr("smtpmail.mounts.MOUNTINFO", str(table))
+
+
+@pytest.mark.parametrize("kind", ["fuse.glusterfs", "nfs4", "ceph"])
+def test_a_queue_on_a_shared_spool_is_named_after_its_host(
+    spool: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    on(kind, spool, monkeypatch)
+    assert found(spool) == [("warning", "--queue")]
+    name = os.uname().nodename.partition(".")[0]
+    assert found(spool, given_queue=str(spool / f".queue.{name}")) == []
+    assert found(spool, shared_spool="no") == []
+
+
+def test_a_spool_that_must_be_shared(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before its mount is there, the folder is on a local disk: mail stored there would be hidden by the mount."""
+    assert configured(spool).is_shared is False
+    on("ext4", spool, monkeypatch)
+    assert found(spool, shared_spool="yes")[0] == ("error", "--shared-spool")
+    on("fuse.exotic", spool, monkeypatch)
+    assert ("error", "--shared-spool") not in found(spool, shared_spool="yes")
+    assert configured(spool, shared_spool="yes").is_shared is True
+
+
+def test_a_file_system_that_hangs_is_said(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    on("fuse.glusterfs", spool, monkeypatch)
+    monkeypatch.setattr(judgement.machine, "answers", lambda path, seconds: False)
+    with pytest.raises(ConfigError, match=r"--spool: the file system of .* does not answer \(mx1:/mail\)"):
+        judgement.require(configured(spool), {})

@@ -19,7 +19,7 @@ import pytest
 from support import require
 from support.spool import deliver, locked_by_another_process, visible, with_journal, with_status
 
-from smtpmail.spool import mailbox
+from smtpmail.spool import files, mailbox
 from smtpmail.spool.commit import commit, commit_each
 from smtpmail.spool.files import NewFile
 from smtpmail.spool.mailbox import Copy, MailboxBusy, Spool
@@ -426,7 +426,7 @@ def test_scratch_that_others_prepared(
     (tmp_path / ".new").mkdir()
     following = int(repr(NewFile._number).strip("count()"))
     for number in range(following, following + 5):
-        (tmp_path / f".new/{os.uname().nodename}.{os.getpid()}.{number}").symlink_to("../carol/1")
+        (tmp_path / f".new/{files._kernel()}.{os.getpid()}.{number}").symlink_to("../carol/1")
     assert deliver(spool, "bob") == [2]
     assert (tmp_path / "carol/1").read_bytes().endswith(b"Subject: x\n\nx\n")
 

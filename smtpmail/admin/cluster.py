@@ -1,0 +1,171 @@
+"""What `smtpmail check` says of what hosts share: locks between hosts, quorum, caches, and whose the queue is."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from xml.etree import ElementTree
+
+from smtpmail import mounts
+from smtpmail.settings.config import Config
+from smtpmail.settings.finding import Finding
+from smtpmail.spool.claim import last_owner
+
+LOCKS = frozenset({"fuse.glusterfs", "nfs4", "nfs", "ceph", "fuse.ceph", "fuse.ceph-fuse", "ocfs2", "gfs2"})
+"""Types on which POSIX locks hold between hosts."""
+
+NO_LOCKS = ("nolock", "local_lock=all", "local_lock=posix")
+"""Options of an NFS mount with which they do not."""
+
+COMMAND_SECONDS = 10.0
+
+OPTIONS = {
+    "client.strict-locks": "on",
+    "performance.quick-read": "off",
+    "performance.io-cache": "off",
+    "performance.stat-prefetch": "off",
+    "performance.open-behind": "off",
+    "performance.write-behind": "off",
+}
+"""Of a GlusterFS volume: a host that was cut off can't go on under a lock that another one has by now, and what one
+host has written another one reads at once."""
+
+PING_SECONDS = 20
+"""The longest wait for a host that is gone (network.ping-timeout); GlusterFS's own is 42."""
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """What `gluster volume info` says."""
+
+    name: str
+    replicas: int
+    arbiters: int
+    dispersed: bool
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+def ownership(config: Config) -> Iterator[Finding]:
+    """An error when the queue is another host's: the server would not start. Nothing is made or changed."""
+    owner = last_owner(config.queue) if config.is_queue_shared else ""
+    if owner not in ("", socket.gethostname()):
+        yield _finding(
+            "--queue",
+            "error",
+            f"{config.queue} is the queue of the host {owner}",
+            "give each host a --queue of its own",
+        )
+
+
+def findings(config: Config) -> Iterator[Finding]:
+    """Whether the shared file system keeps what is promised; errors are what costs mail sooner or later."""
+    mount = mounts.mount_of(config.spool) if config.is_shared else None
+    if mount is None:
+        return
+    yield from _locks(mount)
+    if mount.kind == "fuse.glusterfs":
+        name = mount.source.rpartition(":")[2].strip("/")
+        try:
+            volume = volume_of(name)
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
+            yield _finding(
+                "--spool", "warning", f"the quorum of the volume {name} can't be seen: {error}",
+                "ask on one of its servers, as root",
+            )  # fmt: skip
+        else:
+            yield from judge(volume)
+
+
+def _finding(subject: str, level: str, text: str, advice: str = "") -> Finding:
+    return Finding("cluster", subject, level, text, advice)
+
+
+def _locks(mount: mounts.Mount) -> Iterator[Finding]:
+    without = [option for option in mount.options if option in NO_LOCKS]
+    if without:
+        yield _finding(
+            "--spool", "error", f"{mount.point} is mounted with {without[0]}: its locks do not hold between hosts",
+            "mount it without",
+        )  # fmt: skip
+    elif mount.kind not in LOCKS:
+        yield _finding(
+            "--spool", "warning", f"whether locks hold between hosts is not known of {mount.kind}",
+            "GlusterFS, NFSv4 and CephFS are known to do so",
+        )  # fmt: skip
+
+
+def volume_of(name: str) -> Volume:
+    """A volume of GlusterFS. Raises OSError without the command, SubprocessError, ValueError."""
+    command = shutil.which("gluster", path="/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin")
+    if command is None:
+        raise FileNotFoundError("there is no command gluster on this host")
+    done = subprocess.run(  # noqa: S603
+        [command, "--mode=script", "--xml", "volume", "info", name],
+        stdin=subprocess.DEVNULL, capture_output=True, timeout=COMMAND_SECONDS, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        said = (done.stderr or done.stdout).decode("utf-8", "replace").split("\n")[0]
+        raise ValueError(f"gluster says: {said or done.returncode}")
+    return parse(done.stdout, name)
+
+
+def parse(text: bytes, name: str) -> Volume:
+    """The answer of `gluster --xml volume info`. Raises ValueError."""
+    try:
+        tree = ElementTree.fromstring(text)  # noqa: S314 - of a command of root's
+    except ElementTree.ParseError:
+        raise ValueError("gluster's answer makes no sense") from None
+    for volume in tree.iter("volume"):
+        if volume.findtext("name") == name:
+            numbers = {tag: int(volume.findtext(tag) or 0) for tag in ("replicaCount", "arbiterCount", "disperseCount")}
+            options = {o.findtext("name") or "": o.findtext("value") or "" for o in volume.iter("option")}
+            return Volume(name, numbers["replicaCount"], numbers["arbiterCount"], numbers["disperseCount"] > 0, options)
+    said = tree.findtext("opErrstr")
+    raise ValueError(said or f"gluster knows no volume {name}")
+
+
+def judge(volume: Volume) -> Iterator[Finding]:
+    """Whether a volume keeps what is promised: two halves that do not see each other may not both be written to."""
+    subject = f"volume {volume.name}"
+    if not volume.dispersed:
+        if volume.replicas < 3:
+            kept = "each file once" if volume.replicas < 2 else "two copies and nobody to decide between them"
+            yield _finding(
+                subject, "error", f"it has {kept}: a broken disk or network loses mail, or makes two of one number",
+                "replica 3, or replica 3 arbiter 1",
+            )  # fmt: skip
+        else:
+            yield from _quorum(volume, subject)
+    wrong = [(key, value) for key, value in OPTIONS.items() if not _is(volume.options.get(key), value)]
+    if wrong:
+        words = " ".join(f"{key} {value}" for key, value in wrong)
+        yield _finding(
+            subject, "warning", f"hosts may see each other's changes late, or write without their lock: "
+            f"{', '.join(key for key, _ in wrong)}", f"gluster volume set {volume.name} {words}",
+        )  # fmt: skip
+    ping = volume.options.get("network.ping-timeout", "42")
+    if not ping.isdigit() or int(ping) > PING_SECONDS:
+        yield _finding(
+            subject, "warning", f"a host that dies holds up all others for {ping} seconds",
+            f"gluster volume set {volume.name} network.ping-timeout 10",
+        )  # fmt: skip
+
+
+def _quorum(volume: Volume, subject: str) -> Iterator[Finding]:
+    kind = volume.options.get("cluster.quorum-type", "auto")
+    count = volume.options.get("cluster.quorum-count", "")
+    majority = volume.replicas // 2 + 1
+    if kind == "none" or (kind == "fixed" and (not count.isdigit() or int(count) < majority)):
+        yield _finding(
+            subject, "error", f"cluster.quorum-type {kind}: it takes less than {majority} of {volume.replicas} copies",
+            f"gluster volume set {volume.name} cluster.quorum-type auto",
+        )  # fmt: skip
+
+
+def _is(value: str | None, wanted: str) -> bool:
+    """GlusterFS takes on, yes, true, enable, 1 for the same."""
+    on = {"on", "yes", "true", "enable", "1"}
+    return value is not None and (value.lower() in on) == (wanted == "on")
