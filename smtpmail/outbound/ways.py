@@ -27,10 +27,13 @@ FAMILY_SECONDS = 86400.0
 
 FAMILY_ENTRIES = 1000
 
-# What large providers say to an address without reverse DNS, above all over IPv6 (RFC 7372, and in words).
+# What servers say to an address without reverse DNS, above all over IPv6, or that they think ill of: RFC 7372, and the
+# words of Postfix, Exim and large providers.
 _ADDRESS_STATUS = re.compile(r"[45]\.7\.(23|25|26|27)")
 _ADDRESS_WORDS = re.compile(
-    r"\bPTR\b|\brDNS\b|reverse[ -]?(DNS|lookup|hostname|mapping|record|resolution|name)|\bIPv[46]\b", re.IGNORECASE
+    r"\bPTR\b|\brDNS\b|reverse[ -]?(DNS|lookup|hostname|mapping|record|resolution|name)|\bIPv[46]\b"
+    r"|\bSPF\b|client host|(find|resolve|verify) your (IP|host|address)|sending (IP|MTA)|\bsender IP\b",
+    re.IGNORECASE,
 )
 _TLS_WORDS = re.compile(r"STARTTLS|\b(TLS|SSL|encrypt\w*|secure(d)? connection)\b", re.IGNORECASE)
 

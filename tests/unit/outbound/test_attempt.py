@@ -372,6 +372,10 @@ PTR = [
     "554 5.7.26 unauthenticated",
     "550 5.7.1 Client host rejected: cannot find your reverse hostname",
     "450 4.7.25 no PTR",
+    "550 5.7.1 Client host rejected: cannot find your hostname, [2001:db8::1]",
+    "550 Cannot resolve your IP address",
+    "550 5.7.1 SPF fail: not authorized to send from [2001:db8::1]",
+    "550 5.7.606 Access denied, banned sending IP [2001:db8::1]",
     "550 rDNS required",
 ]
 
