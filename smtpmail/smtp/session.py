@@ -584,13 +584,13 @@ class Session:
                 return replies.NEED_MAIL
 
     def do_data(self, argument: str) -> None:
-        if self.state is not State.RCPT:
-            if self._lines.buffer and self._refused_here:
+        if self.state is not State.RCPT or argument:
+            if self._lines.buffer:
+                # Nothing may come before the reply (RFC 2920 3.1): it is the content, whatever it looks like.
                 self._hang_up(replies.OUT_OF_SYNC)
                 return
             self._data_refused = True
-            raise Refusal(self._out_of_order())
-        self._no_argument("DATA", argument)
+            raise Refusal(self._out_of_order() if self.state is not State.RCPT else replies.bad_arguments("DATA"))
         self._dots = DotReader()
         self._begin_content()
         self._enter(State.DATA)
@@ -599,6 +599,10 @@ class Session:
     def do_bdat(self, argument: str) -> None:
         size, _, last = argument.partition(" ")
         if not size.isdecimal() or not size.isascii() or len(size) > 20 or last.strip().upper() not in ("", "LAST"):
+            if self._lines.buffer:
+                # A chunk, and nobody knows where it ends.
+                self._hang_up(replies.OUT_OF_SYNC)
+                return
             raise Refusal(replies.bad_arguments("BDAT size [LAST]"))
         self._chunk_left = self._chunk_size = int(size)
         self._last_chunk = bool(last)

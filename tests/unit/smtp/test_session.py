@@ -660,6 +660,27 @@ def test_a_body_of_commands_behind_refused_recipients(peer: Peer = PEER) -> None
     assert dialogue.closed and dialogue.messages == []
 
 
+@pytest.mark.parametrize(
+    "before",
+    [
+        "DATA",
+        f"{MAIL}\r\nDATA",
+        f"MAIL FROM:<@@>\r\n{RCPT}\r\nDATA",
+        f"MAIL FROM:<a@b> SIZE=999999999999\r\n{RCPT}\r\nDATA",
+        f"{MAIL}\r\n{RCPT}\r\nDATA now",
+        f"{MAIL}\r\n{RCPT}\r\nBDAT x LAST",
+        f"{MAIL}\r\n{RCPT}\r\nBDAT 99999999999999999999999 LAST",
+        f"{MAIL}\r\n{RCPT}\r\nBDAT 10 FIRST",
+        f"{MAIL}\r\n{RCPT}\r\nBDAT",
+    ],
+)
+def test_a_body_of_commands_behind_a_refused_command(before: str) -> None:
+    """Whatever it was refused for."""
+    dialogue = after(EHLO)
+    dialogue.send(f"{before}\r\nRSET\r\n{INNER}")
+    assert dialogue.closed and dialogue.messages == []
+
+
 def test_who_waits_for_the_reply_may_go_on() -> None:
     dialogue = after(EHLO, MAIL)
     dialogue.say("RCPT TO:<nobody@dom.fr>")

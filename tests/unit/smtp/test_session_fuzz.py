@@ -41,6 +41,9 @@ def test_any_octets(words: list[bytes], places: list[int]) -> None:
     expected = whole.send(data)
     replies = [line for piece in cut(data, places) for line in parts.send(piece)]
 
+    if any("Improper pipelining" in line for line in expected + replies):
+        return  # whether something came together is what this depends on
+
     def without_ids(lines: list[str]) -> list[str]:
         return [line.partition("queued as")[0] for line in lines]
 
