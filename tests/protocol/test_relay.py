@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -233,3 +234,23 @@ def test_a_bad_password_file_is_one_clear_line(tmp_path: Path, mode: int | None,
     assert ended.returncode == 2
     assert ended.stderr.count("\n") == 1 and said in ended.stderr and str(file) in ended.stderr
     assert "secret" not in ended.stderr
+
+
+@pytest.mark.parametrize(("there", "own"), [("127.0.0.1", "192.0.2.9"), ("::1", "2001:db8::9")], ids=["IPv4", "IPv6"])
+def test_a_neighbour_that_reaches_the_loopback_listener(servers: Servers, there: str, own: str) -> None:
+    """As where route_localnet is on: a peer whose address is no loopback address is closed, and hears nothing."""
+    require.root()
+    unshare, nsenter = require.tool("unshare"), require.tool("nsenter")
+    network = "ip link set lo up && ip address add 192.0.2.9/32 dev lo && ip address add 2001:db8::9/128 dev lo nodad"
+    server = servers.start(wrapper=[unshare, "--net", "sh", "-c", f'{network} && exec "$@"', "sh"])
+    port = server.address("loopback", ipv6=":" in there)[1]
+    code = (
+        "import socket, sys\n"
+        f"sock = socket.create_connection(({there!r}, {port}), 20, (sys.argv[1], 0))\n"
+        "print(sock.recv(100))"
+    )
+    for source, heard in ((own, b""), (there, b"220 mail.dom.fr ESMTP smtpmail\r\n")):
+        command = [nsenter, "--target", str(server.pid), "--net", sys.executable, "-c", code, source]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        assert ran.stdout.strip() == repr(heard), source
+    assert own in server.wait_event("session.refused", listener="loopback")["client"]
