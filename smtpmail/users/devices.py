@@ -141,8 +141,9 @@ class Devices:
             if len(self._noted) > 10_000:
                 self._noted.clear()
         file = used_file(self.path)
-        # Not the lock of the devices: where hosts share them, another one may have it, and the mail reader waits.
-        with contextlib.suppress(OSError, DeviceError), _locked(file):
+        # Where hosts share the devices another one may have their lock, and the mail reader would wait for it.
+        lock = file if mounts.is_shared(self.path) else self.path
+        with contextlib.suppress(OSError, DeviceError), _locked(lock):
             uses = {(use.user, use.device): use for use in _uses_of(file)}
             uses[device.user, device.device] = Use(device.user, device.device, round(now), address)
             known = {(d.user, d.device) for d in read_devices(self.path)}
