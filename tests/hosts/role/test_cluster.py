@@ -21,7 +21,7 @@ CLUSTER = {"hosts": ["mx1", "mx2"], "arbiter": "arbiter"}
 HOSTS = {
     "mx1": {"smtpmail_cluster_address": "192.0.2.11"},
     "mx2": {"ansible_facts": {"default_ipv4": {"address": "192.0.2.12"}}},
-    "arbiter": {"ansible_host": "2001:db8::13"},
+    "arbiter": {"smtpmail_cluster_address": "2001:db8::13"},
 }
 GIVEN: dict[str, Any] = {"smtpmail_cluster": CLUSTER, "hostvars": HOSTS, "smtpmail_spool": "/srv/mail"}
 
