@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -33,6 +34,8 @@ class SessionFailed(Exception):
         """It had come as far as to a mail transaction: the fault may be that of this message alone."""
         self.silent = False
         """A reply that had to come did not: what came before may have been said to something else."""
+        self.no_route = False
+        """This host has no way to the address at all: it cost nothing to find that out."""
         self.uncertain = False
         """The whole message had been sent: the server may have taken it."""
         self.reply: ServerReply | None = None
@@ -78,7 +81,9 @@ class Channel:
         except OSError as error:
             text = "connection timed out" if isinstance(error, TimeoutError) else error.strerror or str(error)
             origin = f" from {source}" if source else ""
-            raise SessionFailed(f"cannot connect to {self.host}{origin}: {text}", status="4.4.1") from None
+            failed = SessionFailed(f"cannot connect to {self.host}{origin}: {text}", status="4.4.1")
+            failed.no_route = error.errno in (errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+            raise failed from None
 
     def handshake(self, protection: Protection) -> None:
         """Starts TLS. Raises TLSFailed."""

@@ -119,6 +119,8 @@ class _Attempt:
         self._outcomes: dict[int, Outcome] = {}
         self._sessions = 0
         """How many hosts were talked to as far as to a transaction."""
+        self._no_route = 0
+        """How many addresses are of an IP version that this host does not have: they count for nothing."""
 
     def run(self, recipients: Sequence[int]) -> dict[int, Outcome]:
         """Tries one host after the other, as long as there is a recipient for whom it makes sense."""
@@ -138,7 +140,7 @@ class _Attempt:
                     hosts = _of_family(hosts, ipv6=not host.is_ipv6)
                 if not self._open(recipients) or self._ways.stopping or time.monotonic() > give_up:
                     break
-                if sum(of_family.values()) >= MOST_ADDRESSES or self._sessions >= MOST_SESSIONS:
+                if sum(of_family.values()) - self._no_route >= MOST_ADDRESSES or self._sessions >= MOST_SESSIONS:
                     break
         except RoutingError as error:
             if error.permanent:
@@ -193,6 +195,7 @@ class _Attempt:
             self._sessions += 1
         except SessionFailed as error:
             self._sessions += error.connected
+            self._no_route += error.no_route
             return self._failed(error, host, client, now, recipients), []
         except MessageRefused as error:
             outcome = Outcome(Finality.UNFIT, error.status, str(error), host.name, host.address)

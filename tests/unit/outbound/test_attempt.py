@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import socket
 import threading
@@ -253,6 +254,25 @@ def test_two_sessions_an_attempt() -> None:
         grey = servers(stack, 6, {".": say("451 4.7.1 later")})
         assert deliver(*(target(s, f"mx{n}.test") for n, s in enumerate(grey)))[0].state == DEFERRED
         assert sum(len(s.messages) for s in grey) == MOST_SESSIONS
+
+
+def test_addresses_without_a_route_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host without IPv6 reaches the last of four dual-stack hosts in its first attempt."""
+    connect = socket.create_connection
+
+    def without_ipv6(address: tuple[str, int], *args: object, **more: object) -> socket.socket:
+        if ":" in address[0]:
+            raise OSError(errno.ENETUNREACH, "Network is unreachable")
+        return connect(address, *args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("socket.create_connection", without_ipv6)
+    with FaultServer() as server:
+        hosts = []
+        for n in range(4):
+            hosts += [MailHost(f"mx{n}.one.test", f"2001:db8::{n}", 25), nobody(f"mx{n}.one.test")]
+        hosts[-1] = target(server)
+        hosts[1:7:2] = [MailHost(f"mx{n}.one.test", f"127.0.0.{n + 2}", 1) for n in range(3)]
+        assert deliver(*hosts)[0].state == DELIVERED
 
 
 def test_one_address_of_many_names_is_tried_once() -> None:
