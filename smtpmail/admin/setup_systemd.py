@@ -21,6 +21,9 @@ UNITS = (
     "smtpmail.service",
     "smtpmail-loopback.socket",
     "smtpmail.socket",
+    "smtpmail-imap.socket",
+    "smtpmail-submission.socket",
+    "smtpmail-imap-local.socket",
     "smtpmail-report.timer",
     "smtpmail-report.service",
 )

@@ -21,6 +21,7 @@ GATHERED = {
     "ansible_facts": {
         "fqdn": "mail.example.org",
         "hostname": "mail",
+        "distribution_major_version": "12",
         "all_ipv6_addresses": ["2001:db8::10"],
         "dns": {"nameservers": ["192.0.2.53"]},
         "architecture": "x86_64",

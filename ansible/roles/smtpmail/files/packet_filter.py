@@ -1,4 +1,4 @@
-"""Whether the packet filter of a host lets new connections to a TCP port in: packet_filter.py PORT
+"""Whether the packet filter of a host lets new connections to TCP ports in: packet_filter.py PORT...
 
 Prints the chain of each table of nftables whose rules end such a connection, a line each, as `inet filter input`. The
 table `smtpmail` is left out. A rule that looks at where a connection comes from says nothing here: one that lets some
@@ -17,11 +17,16 @@ Rule = dict[str, Any]
 Chains = dict[tuple[str, str, str], list[Rule]]
 
 
-def main(port: int) -> None:
+NAMES = {25: ["smtp"], 465: ["submissions", "smtps", "urd"], 993: ["imaps"]}
+"""What /etc/services calls ports of mail."""
+
+
+def main(*ports: int) -> None:
     if shutil.which("nft") is None:
         return  # a play that only looks (--check) has not installed it: there are no rules of it
     rules = subprocess.run(["nft", "--json", "list", "ruleset"], stdout=subprocess.PIPE, check=True).stdout
-    for chain in ending(json.loads(rules)["nftables"], port):
+    found = [chain for port in ports for chain in ending(json.loads(rules)["nftables"], port)]
+    for chain in dict.fromkeys(found):
         print(" ".join(chain))
 
 
@@ -89,7 +94,7 @@ def is_port(left: Any) -> bool:
 def values_of(left: Any, port: int) -> list[Any]:
     """What a new connection to the port has there, in the forms that nft prints; [] when that differs."""
     if is_port(left):
-        return [port, "smtp"] if port == 25 else [port]
+        return [port, *NAMES.get(port, [])]
     if left in ({"meta": {"key": "l4proto"}}, {"payload": {"protocol": "ip", "field": "protocol"}}):
         return ["tcp", 6]
     return ["new"] if left == {"ct": {"key": "state"}} else []
@@ -131,4 +136,4 @@ def holds(right: Any, value: Any) -> bool:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(*map(int, sys.argv[1:]))
