@@ -21,6 +21,7 @@ CHECKOUT = HERE.parents[2]
 # The same tests serve other hosts that are made by the same playbooks.
 INVENTORY = Path(os.environ.get("SMTPMAIL_INVENTORY", HERE.parent / "inventory"))
 SPOOL = "/var/spool/mail"
+WHEELHOUSES = CHECKOUT / ".cache" / "wheelhouses"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -151,3 +152,12 @@ def send_from_mail(mail: Host, recipients: str, subject: str, sender: str = "bob
 
 def main_pid(mail: Host) -> int:
     return int(mail.check_output("systemctl show --value --property MainPID smtpmail.service"))
+
+
+def release(mail: Host) -> str:
+    """The version that runs, said by the process's own log."""
+    lines = mail.check_output("journalctl --unit smtpmail.service --output cat _TRANSPORT=stdout").splitlines()
+    # A version that fails says so in plain words.
+    events = [json.loads(line) for line in lines if line.startswith("{")]
+    started = [event for event in events if event["event"] == "server.started"]
+    return str(started[-1]["version"])

@@ -34,10 +34,13 @@ def test_account_reads_flags_and_deletes_its_mail(mail: Host, remote: Host) -> N
     # mutt opens the folder, finds the message by its subject, shows it.
     keys = f"<limit>~s {subject}<enter><pipe-message>cat >/home/bob/shown<enter><quit>"
     # A terminal without a size is none to newer ncurses.
-    settings = "set quit=yes wait_key=no pipe_decode=yes"
+    # A folder that is there: mutt would ask whether to make it, and take the keys for the answer.
+    settings = "set folder=/home/bob quit=yes wait_key=no pipe_decode=yes"
     mutt = f"stty rows 24 cols 80; mutt -n -R -f {SPOOL}/bob -e '{settings}' -e 'push \"{keys}\"'"
     mail.check_output("runuser -u bob -- env TERM=xterm HOME=/home/bob script --quiet --command %s /dev/null", mutt)
-    assert "Hello from afar." in mail.file("/home/bob/shown").content_string
+    shown = mail.file("/home/bob/shown").content_string
+    assert f"Subject: {subject}" in shown
+    assert "Hello from afar." in shown
     mail.check_output("runuser -u bob -- sh -c 'echo \\\\Seen >%s.status && rm %s %s.status'", path, path, path)
     again = new_subject()
     send_from_remote(remote, "bob@dom.fr", again)

@@ -54,7 +54,7 @@ def test_rules_that_reject_are_named(mail: Host) -> None:
         " add rule ip own in counter reject'"
     )
     error = the_error(deploy(**FIRST, smtpmail_replace_mta=True).stdout)
-    assert re.search(r"whose chain ip own in drops or rejects .*'tcp dport 25 accept'", error), error
+    assert re.search(r"whose chain ip own in drops or rejects .*'tcp dport \{ 25, 993, 465 \} accept'", error), error
     mail.check_output("nft delete table ip own")
 
 

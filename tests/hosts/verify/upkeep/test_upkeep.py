@@ -1,13 +1,11 @@
-"""The life of the host: restart under load, bad input, upgrade, return, another mail server, reboot."""
+"""What an operator changes: bad input, another certificate, a given version, another mail server, an account."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,46 +14,14 @@ from conftest import (
     SPOOL,
     deploy,
     deployed,
-    eventually,
-    hosts,
     main_pid,
-    messages,
     new_subject,
-    send_from_mail,
+    release,
     send_from_remote,
     the_error,
     the_message,
 )
 from testinfra.host import Host
-
-WHEELHOUSES = CHECKOUT / ".cache" / "wheelhouses"
-STREAM = (Path(__file__).parent / "stream.py").read_text()
-
-
-@pytest.mark.parametrize("address", ["192.0.2.10", "2001:db8::10"])
-def test_restart_under_a_stream_loses_and_refuses_nothing(mail: Host, remote: Host, address: str) -> None:
-    subject = new_subject()
-    stop = f"/tmp/stop-{subject}"
-
-    def stored() -> int:
-        return len(messages(mail, f"{SPOOL}/bob", subject))
-
-    with ThreadPoolExecutor() as pool:
-        stream = pool.submit(remote.run, "python3 -c %s %s %s %s", STREAM, address, subject, stop)
-        try:
-            for _ in range(3):
-                seen = stored()
-                eventually(lambda: stored() > seen)  # noqa: B023
-                mail.check_output("systemctl restart smtpmail.service")
-        finally:
-            remote.check_output("touch %s", stop)
-        result = stream.result(timeout=120)
-    assert result.rc == 0, result.stderr
-    outcomes = json.loads(result.stdout)
-    assert "refused connection" not in outcomes
-    assert not [code for code in outcomes if code.startswith("5")], outcomes
-    numbers = mail.check_output("grep -rh -A1 --include='[0-9]*' %s %s | grep ^X-Number", subject, f"{SPOOL}/bob")
-    assert sorted(int(line.split()[1]) for line in numbers.splitlines()) == list(range(outcomes["accepted"]))
 
 
 def test_account_that_comes_later_reads_the_mail_of_before(mail: Host, remote: Host) -> None:
@@ -106,59 +72,6 @@ def test_bad_input_stops_the_play_with_one_message_and_the_server_runs_on(mail: 
     assert main_pid(mail) == before
     assert mail.check_output("sha256sum /etc/smtpmail/smtpmail.toml /etc/smtpmail/users") == configuration
     assert mail.run("swaks --server 127.0.0.1 --quit-after EHLO").rc == 0
-
-
-def release(mail: Host) -> str:
-    """The version that runs, said by the process's own log."""
-    lines = mail.check_output("journalctl --unit smtpmail.service --output cat _TRANSPORT=stdout").splitlines()
-    # A version that fails says so in plain words.
-    events = [json.loads(line) for line in lines if line.startswith("{")]
-    started = [event for event in events if event["event"] == "server.started"]
-    return str(started[-1]["version"])
-
-
-def test_upgrade_and_return_lose_nothing(mail: Host, remote: Host) -> None:
-    new = release(mail)
-    deployed(smtpmail_wheelhouse=str(WHEELHOUSES / "previous"))
-    assert release(mail) == "0.0.1"
-
-    # Mail in a mailbox, and mail in the queue for a server that is away.
-    stored, queued, later = new_subject(), new_subject(), new_subject()
-    send_from_remote(remote, "anna@dom.fr", stored)
-    stored_path = the_message(mail, f"{SPOOL}/anna", stored)
-    remote.check_output("systemctl stop postfix")
-    send_from_mail(mail, "carol@example.net", queued)
-
-    deployed()
-    assert release(mail) == new
-    kept = (stored_path, "/etc/smtpmail/smtpmail.toml", "/etc/smtpmail/users")
-    before = {path: mail.file(path).content for path in kept}
-    send_from_mail(mail, "carol@example.net", later)
-
-    deployed("rollback.yml")
-    assert release(mail) == "0.0.1"
-    assert {path: mail.file(path).content for path in before} == before
-    deployed("rollback.yml")
-    assert release(mail) == new
-
-    remote.check_output("systemctl start postfix")
-    for subject in (queued, later):
-        mail.check_output("smtpmail queue retry --all")
-        the_message(remote, "/home/carol/Maildir/new", subject)
-
-
-def test_return_to_a_version_that_does_not_start_is_taken_back(mail: Host) -> None:
-    running = release(mail)
-    program = "/opt/smtpmail/previous/bin/smtpmail"
-    # It approves of the configuration, and then does not start.
-    fails = '#!/bin/sh\n[ "$1" = check ]\n'
-    mail.check_output("mv %s %s.kept && printf %%s %s >%s && chmod 755 %s", program, program, fails, program, program)
-    result = deploy("rollback.yml")
-    assert result.returncode != 0
-    assert "does not run here" in result.stdout
-    assert mail.run("swaks --server 127.0.0.1 --quit-after EHLO").rc == 0
-    assert release(mail) == running
-    mail.check_output("mv %s.kept %s", program, program)
 
 
 def revision(version: str) -> str:
@@ -221,17 +134,6 @@ def test_given_version_and_certificate_without_the_network(mail: Host, remote: H
     assert remote.run(greets, "192.0.2.10").rc == 0
 
 
-def test_version_that_does_not_start_is_taken_back(mail: Host) -> None:
-    new = release(mail)
-    result = deploy(smtpmail_wheelhouse=str(WHEELHOUSES / "broken"), smtpmail_settings={"max-size": "20M"})
-    assert result.returncode != 0
-    assert "this version does not start" in result.stdout
-    assert "The server of before runs on." in " ".join(result.stdout.split())
-    assert release(mail) == new
-    assert "max-size" not in mail.file("/etc/smtpmail/smtpmail.toml").content_string
-    assert mail.run("swaks --server 127.0.0.1 --quit-after EHLO").rc == 0
-
-
 def test_another_mail_server_is_replaced_only_when_told(mail: Host) -> None:
     mail.check_output("systemctl stop smtpmail.socket smtpmail-loopback.socket smtpmail.service")
     mail.check_output("DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postfix")
@@ -245,23 +147,3 @@ def test_another_mail_server_is_replaced_only_when_told(mail: Host) -> None:
     assert not mail.service("postfix@-").is_running
     assert not mail.service("postfix").is_enabled
     assert "mail.dom.fr" in mail.run("swaks --server 127.0.0.1 --quit-after EHLO").stdout
-
-
-def test_reboot_brings_all_back(mail: Host, remote: Host) -> None:
-    subject = new_subject()
-    send_from_remote(remote, "bob@dom.fr", subject)
-    path = the_message(mail, f"{SPOOL}/bob", subject)
-    rules = mail.check_output("nft --stateless list ruleset")
-    assert "tcp dport { 22, 25 } accept" in rules
-    boot = mail.check_output("cat /proc/1/stat").split()[21]
-    result = hosts("reboot", "mail")
-    assert result.returncode == 0, result.stderr
-    assert mail.check_output("cat /proc/1/stat").split()[21] != boot
-    assert mail.check_output("nft --stateless list ruleset") == rules
-    for unit in ("smtpmail.socket", "smtpmail-loopback.socket", "smtpmail.service"):
-        assert mail.service(unit).is_running
-    assert mail.file(path).exists
-    assert mail.file(f"{path}.status").content_string == "\\Recent\n"
-    after = new_subject()
-    send_from_remote(remote, "bob@dom.fr", after)
-    the_message(mail, f"{SPOOL}/bob", after)

@@ -34,7 +34,12 @@ def test_mail_and_ssh_are_open_and_nothing_else(remote: Host, address: str) -> N
 @pytest.mark.usefixtures("firewalld")
 def test_it_is_the_only_firewall_and_stays_as_it_is(mail: Host) -> None:
     assert mail.run("nft list table inet smtpmail").rc != 0
-    assert mail.check_output("firewall-cmd --permanent --list-ports").split() == ["25/tcp", "2222/tcp"]
+    assert mail.check_output("firewall-cmd --permanent --list-ports").split() == [
+        "25/tcp",
+        "465/tcp",
+        "993/tcp",
+        "2222/tcp",
+    ]
     again = deploy(smtpmail_firewall="auto")
     assert again.returncode == 0, again.stdout[-3000:]
     assert "changed=0" in again.stdout
