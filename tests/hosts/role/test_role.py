@@ -60,7 +60,8 @@ def test_installation_waits_for_others_that_install(path: Path) -> None:
 def test_facts_are_asked_for_by_their_only_name() -> None:
     """With inject_facts_as_vars off, ansible_distribution and its like do not exist."""
     allowed = ("ansible_facts", "ansible_check_mode", "ansible_managed", "ansible_version", "ansible_playbook_python",
-               "ansible_run_tags", "ansible_failed_task", "ansible_failed_result", "ansible_play_hosts")  # fmt: skip
+               "ansible_run_tags", "ansible_failed_task", "ansible_failed_result", "ansible_play_hosts",
+               "ansible_host")  # fmt: skip
     for path in [*TASKS, *ROLE.glob("templates/*"), *ROLE.glob("vars/*"), *ROLE.glob("defaults/*")]:
         for word in path.read_text().replace("ansible_facts.getent", "").split("ansible_")[1:]:
             assert any(("ansible_" + word).startswith(name) for name in allowed), f"{path.name}: ansible_{word[:20]}"
