@@ -193,7 +193,7 @@ class Incoming:
             leaving.append(Departure(new_id() if leaving else envelope.id, envelope.sender))
         header = found.signatures + header
         size_out = size + _on_the_wire(header) - _on_the_wire(self._head.head)
-        drafts = [self._draft(departure, late, header, size_out) for departure in leaving]
+        drafts = [self._draft(departure, late, header, size_out, junk=found.junk) for departure in leaving]
         try:
             if drafts:
                 accept.queue.store(self._body, drafts)
@@ -235,7 +235,7 @@ class Incoming:
             copies.append(Copy(user, delivery.encode() + header, folder))
         return copies
 
-    def _draft(self, departure: Departure, late: Iterable[str], header: bytes, size: int) -> QueueDraft:
+    def _draft(self, departure: Departure, late: Iterable[str], header: bytes, size: int, *, junk: bool) -> QueueDraft:
         """A file for the queue. What is sent on tells where it has been. Raises OSError."""
         if departure.forwarder is not None:
             passed = f"Delivered-To: {departure.forwarder}\n".encode()
@@ -248,6 +248,7 @@ class Incoming:
             eightbit=self._eightbit or not header.isascii(),
             utf8_header=not header.isascii(),
             now=self._arrived,
+            junk=junk and departure.forwarder is None,
         )
         return self._accept.queue.prepare(self._body, item, header)
 

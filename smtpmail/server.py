@@ -143,7 +143,7 @@ class Server:
         journal = 0 if journals else None
         system = MailSystem(config, lambda item: self._runner.submit(item), journal, self._queue)  # noqa: PLW0108
         system.patience = self._patience
-        self._runner = wiring.runner(config, system.queue, partial(receives, sockets))
+        self._runner = wiring.runner(config, system.queue, partial(receives, sockets), system.inspector.sign_again)
         front = self._front(system, sockets, Admission(config, counts, 0))
         doors = system.doors(door_sockets, partial(Admission, config, reading, 0))
         self._runner.start(wake_socket, system.bouncer, Mailboxes(system.spool))

@@ -26,6 +26,7 @@ from smtpmail.mail.queued import Item
 from smtpmail.mail.route import Local, Route
 from smtpmail.network import IPAddress, is_own_address
 from smtpmail.outbound.client import Credentials, Timeouts
+from smtpmail.outbound.content import Sign
 from smtpmail.outbound.courier import Courier
 from smtpmail.outbound.destinations import Destinations
 from smtpmail.outbound.runner import Runner
@@ -314,18 +315,23 @@ def inspector(config: Config) -> Inspector:
     )
 
 
-def runner(config: Config, queue: QueueStore, receives: Callable[[IPAddress, int], bool]) -> Runner:
-    """What moves the queue. `receives` tells whether a connection to an address and port would come in here."""
+def runner(
+    config: Config, queue: QueueStore, receives: Callable[[IPAddress, int], bool], sign: Sign | None = None
+) -> Runner:
+    """What moves the queue. `receives` tells whether a connection to an address and port would come in here.
+
+    `sign` signs what must be converted for a server anew.
+    """
     return Runner(
         queue,
-        courier(config, receives),
+        courier(config, receives, sign),
         config.retry_policy,
         max_workers=config.max_deliveries,
         max_per_destination=config.max_deliveries_per_destination,
     )
 
 
-def courier(config: Config, receives: Callable[[IPAddress, int], bool]) -> Courier:
+def courier(config: Config, receives: Callable[[IPAddress, int], bool], sign: Sign | None = None) -> Courier:
     """The way out that the settings describe."""
 
     def credentials() -> Credentials | None:
@@ -344,4 +350,5 @@ def courier(config: Config, receives: Callable[[IPAddress, int], bool]) -> Couri
         config.smarthost,
         credentials,
         sources={ipaddress.ip_address(address).version: address for address in config.bind_address},
+        sign=sign,
     )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 
 from smtpmail.admin.dns_records import Address, absolute, quoted, text_of
 from smtpmail.admin.lookup import Lookup, answers
 from smtpmail.auth import dkim_sign
-from smtpmail.auth.dkim_keys import SIGNING, Key
-from smtpmail.auth.dmarc_record import Tree
+from smtpmail.auth.dkim_keys import NEXT, RETIRED, SIGNING, Key, those_that_sign
+from smtpmail.auth.dmarc_record import Tree, parse_record
 from smtpmail.auth.fields import split_header
 from smtpmail.auth.lookup import is_or_below
 from smtpmail.auth.tags import without_blanks
@@ -47,18 +48,51 @@ def _keys(domain: str, keys: Sequence[Key], lookup: Lookup) -> Iterator[Finding]
             f"smtpmail dkim new {domain} --dkim-keys DIR; publish what it prints; start the server with --dkim-keys",
         )  # fmt: skip
     for key in keys:
-        texts = [text_of(value) for value in lookup(absolute(key.record_name), "TXT")]
-        right = any(_public(text) == _public(key.record) for text in texts)
-        if right:
-            yield Finding("dkim", key.record_name, "ok", "the key's record is right")
-            continue
-        level = "error" if key.state == SIGNING else "warning"
+        try:
+            yield _key(key, [text_of(value) for value in lookup(absolute(key.record_name), "TXT")])
+        except DNSError as error:
+            # Others may have names that answer.
+            yield Finding(
+                "dkim", key.record_name, "error" if key.state == SIGNING else "warning", str(error),
+                "see that the zone's servers work",
+            )  # fmt: skip
+
+
+_WHAT_KEYS_DO = {
+    SIGNING: ("error", ""),
+    NEXT: ("warning", ", so it does not sign yet"),
+    RETIRED: ("warning", "; mail that it signed may still be under way"),
+}
+
+
+def _key(key: Key, texts: Sequence[str]) -> Finding:
+    """Whether the published records are those of a key."""
+    level, what = _WHAT_KEYS_DO[key.state]
+    name = key.record_name
+    add = f"{absolute(name)} TXT {quoted(key.record)}"
+    right = [text for text in texts if _public(text) == _public(key.record)]
+    if not right:
         text = "the record is of another key" if texts else "the key has no record"
-        if key.state != SIGNING:
-            text += ", so it does not sign yet"
-        yield Finding(
-            "dkim", key.record_name, level, text, f"add: {absolute(key.record_name)} TXT {quoted(key.record)}"
-        )
+        if key.state == RETIRED and any(_public(text) == "" for text in texts):
+            return Finding("dkim", name, "ok", "the old key is withdrawn")
+        return Finding("dkim", name, level, text + what, f"{'replace it by' if texts else 'add'}: {add}")
+    if len(texts) > 1:
+        return Finding(
+            "dkim", name, "error", f"there are {len(texts)} records, and receivers look at one of them",
+            f"leave only: {add}",
+        )  # fmt: skip
+    if "y" in re.split(r"[:\s]+", _tag(right[0], "t")):
+        return Finding(
+            "dkim", name, "warning", "the record says that the key is being tested: receivers may overlook signatures",
+            f"replace it by: {add}",
+        )  # fmt: skip
+    does = {SIGNING: "it signs", NEXT: "it comes next", RETIRED: "the old key's, for mail under way"}[key.state]
+    return Finding("dkim", name, "ok", f"the key's record is right: {does}")
+
+
+def _tag(record: str, name: str) -> str:
+    match = re.search(rf"(?:^|;)\s*{name}\s*=([^;]*)", record)
+    return match[1].strip() if match else ""
 
 
 def _public(record: str) -> str:
@@ -66,8 +100,15 @@ def _public(record: str) -> str:
 
 
 def _policy(domain: str, lookup: Lookup) -> Iterator[Finding]:
+    texts = [text_of(value) for value in lookup(f"_dmarc.{absolute(domain)}", "TXT")]
+    policies = [text for text in texts if parse_record(text)]
     found = Tree(answers(lookup)).discover(domain)
-    if found is None:
+    if len(policies) > 1:
+        yield Finding(
+            "dmarc", domain, "error", f"there are {len(policies)} DMARC records: receivers obey none of them",
+            f"remove all but one at _dmarc.{absolute(domain)}",
+        )  # fmt: skip
+    elif found is None:
         yield Finding(
             "dmarc", domain, "warning", "there is no DMARC policy: anybody can write as this domain",
             f'add: _dmarc.{absolute(domain)} TXT "v=DMARC1; p=none; rua=mailto:postmaster@{domain}"',
@@ -106,24 +147,39 @@ def _message(hostname: str, domain: str, address: Address, keys: Sequence[Key], 
     body = b"Would you believe this?\n"
     hashed = dkim_sign.body_hash()
     hashed.update(body)
-    signing = [key for key in keys if key.state == SIGNING]
-    nearest = max((key.domain for key in signing), key=len, default="")
-    signatures = dkim_sign.sign(split_header(header), hashed.digest(), [k for k in signing if k.domain == nearest])
+    nearest = max((key.domain for key in keys if key.state == SIGNING), key=len, default="")
+    signing = those_that_sign(key for key in keys if key.domain == nearest)
+    signatures = dkim_sign.sign(split_header(header), hashed.digest(), signing)
     check = MessageCheck(address, hostname, f"postmaster@{domain}", time.time())
     check.write(signatures + header + b"\n" + body)
     verdict = check.finish(answers(lookup), SECONDS)
     subject = f"of {domain} from {address}"
-    said = f"SPF {verdict.spf.result if verdict.spf else 'none'}, DKIM " + (
-        ", ".join(found.result for found in verdict.dkim) or "none"
+    spf = verdict.spf.result if verdict.spf else "none"
+    said = (
+        f"SPF {spf}, DKIM {', '.join(found.result for found in verdict.dkim) or 'none'}, DMARC {verdict.dmarc.result}"
     )
-    result = verdict.dmarc.result
-    if result == "fail":
-        yield Finding(
-            "message", subject, "error", f"a receiver concludes: {verdict.reason}", "correct what is named above"
-        )
-    elif result == "temperror":
-        raise DNSError(verdict.dmarc.reason)
-    elif result == "none":
-        yield Finding("message", subject, "warning", f"{said}, no DMARC policy", "add the DMARC record")
-    else:
-        yield Finding("message", subject, "ok", f"a receiver believes it: {said}, DMARC {result}")
+    signed = any(found.result == "pass" for found in verdict.dkim)
+    failures = "; ".join(
+        f"DKIM of {found.selector}: {found.reason}" for found in verdict.dkim if found.result != "pass"
+    )
+    match verdict.dmarc.result:
+        case "temperror":
+            raise DNSError(verdict.dmarc.reason)
+        case "fail" | "permerror":
+            done = {"reject": "refuses it", "quarantine": "puts it into Junk"}.get(verdict.disposition, "doubts it")
+            text = f"a receiver {done} ({said}): {verdict.reason}"
+            yield Finding("message", subject, "error", text, "correct what is named above")
+        case "none":
+            text = f"a receiver can't tell whether it is from {domain} ({said})"
+            yield Finding("message", subject, "warning", text, "add the DMARC record")
+        case _ if failures or not signed:
+            text = f"a receiver believes it by SPF alone ({said}): forwarded mail will not be believed"
+            if signed:
+                text = f"a receiver believes it, but not all of its signatures ({said})"
+            why = f"; {failures}" if failures else ""
+            yield Finding("message", subject, "warning", text + why, "correct what is named above")
+        case _ if spf != "pass":
+            text = f"a receiver believes it by DKIM alone ({said}): {verdict.spf.reason if verdict.spf else 'no SPF'}"
+            yield Finding("message", subject, "warning", text, "correct the SPF record")
+        case _:
+            yield Finding("message", subject, "ok", f"a receiver believes it ({said})")

@@ -11,9 +11,9 @@ from typing import Any, TextIO
 
 import click
 
-from smtpmail.admin import dkim_rotation
+from smtpmail.admin.dkim_rotation import Rotation, Step
 from smtpmail.admin.dns_records import Record, absolute, quoted
-from smtpmail.admin.dns_update import Publisher, UpdateFailed, parse_key
+from smtpmail.admin.dns_update import Publisher, UpdateFailed, lacking, parse_key
 from smtpmail.auth.dkim_keys import NEXT, RETIRED, SIGNING, Key, KeyFileError, KeyFolder
 from smtpmail.dns.errors import DNSError
 from smtpmail.dns.resolver import Resolver
@@ -73,15 +73,20 @@ def list_(ctx: click.Context, /, domain: str | None, as_json: bool) -> None:
     """List the keys: which sign, which come next, which sign no more."""
     folder = key_folder(load_config(ctx))
     with _failures("list"):
-        keys = [key for name in ([domain] if domain else folder.domains()) for key in folder.keys(name)]
+        found = [folder.readable(name) for name in ([domain] if domain else folder.domains())]
+    keys = [key for readable, _ in found for key in readable]
+    complaints = [complaint for _, wrong in found for complaint in wrong]
     if as_json:
         click.echo(json.dumps([describe(key) for key in keys], indent=2))
-        return
-    for key in keys:
-        since = datetime.fromtimestamp(key.changed, UTC).strftime("%Y-%m-%d")
-        click.echo(f"{key.domain:30} {key.selector:20} {key.algorithm:8} {STATES[key.state]:8} since {since}")
-    if not keys:
-        click.echo("there is no key; smtpmail dkim new DOMAIN makes one")
+    else:
+        for key in keys:
+            since = datetime.fromtimestamp(key.changed, UTC).strftime("%Y-%m-%d")
+            click.echo(f"{key.domain:30} {key.selector:20} {key.algorithm:8} {STATES[key.state]:8} since {since}")
+        if not keys and not complaints:
+            click.echo("there is no key; smtpmail dkim new DOMAIN makes one")
+    for complaint in complaints:
+        click.echo(f"smtpmail dkim list: {complaint}", err=True)
+    sys.exit(bool(complaints))
 
 
 @dkim.command()
@@ -130,15 +135,23 @@ def rotate(
 ) -> None:
     """Replace the key of a domain, or of all, step by step: to be called again, by a timer, while anything is left.
 
-    A next key is made and its record published (with --key-file) or shown; when the DNS has it, it signs (reload the
-    server then), and the old one is withdrawn after the lifetime of the queue and two days.
+    A next key is made and its record published (with --key-file) or shown; when all servers of the zone have it, it
+    signs (a running server sees that within seconds), and the old one is withdrawn after the lifetime of the queue and
+    two days. Exit status 1 when a domain failed; the others go on.
     """
     config = load_config(ctx)
     folder = key_folder(config)
     resolver = Resolver(config.resolver)
     with _failures("rotate"):
         publisher = Publisher(resolver, parse_key(key_file.read()), server) if key_file else None
-        rotation = dkim_rotation.Rotation(
+
+        def lacks(record: Record) -> str:
+            try:
+                return lacking(resolver, [record], silent_is_missing=False)
+            except DNSError:
+                return ""  # the resolver has it, and nobody says that it is not there
+
+        rotation = Rotation(
             folder,
             resolver.lookup,
             publisher,
@@ -146,12 +159,27 @@ def rotate(
             keep=config.queue_lifetime + 2 * DAY,
             younger_stays=older_than * DAY,
             now=time.time(),
+            lacking=lacks,
         )
-        steps = [step for name in ([domain] if domain else folder.domains()) for step in rotation.go_on(name)]
+        domains = [domain] if domain else folder.domains()
+    steps: list[Step] = []
+    failed = False
+    for name in domains:
+        try:
+            with folder.locked():
+                for step in rotation.go_on(name):
+                    steps.append(step)
+                    if not as_json:
+                        click.echo(str(step))
+        except (KeyFileError, DNSError, UpdateFailed) as error:
+            # What was done stands, and other domains have other servers.
+            failed = True
+            click.echo(f"smtpmail dkim rotate: {name}: {error}", err=True)
     if as_json:
         click.echo(json.dumps([step.as_dict() for step in steps], indent=2))
-    else:
-        click.echo("\n".join(map(str, steps)) or "nothing is due")
+    elif not steps and not failed:
+        click.echo("nothing is due")
+    sys.exit(failed)
 
 
 def key_folder(config: Config, *, make: bool = False) -> KeyFolder:

@@ -49,8 +49,12 @@ class Rotation:
         keep: float,
         younger_stays: float,
         now: float,
+        lacking: Callable[[Record], str] = lambda record: "",
     ) -> None:
-        """`wait`: seconds for all servers. `keep`: seconds that a key's record outlives it. `now`: since 1970."""
+        """`wait`: seconds for all servers. `keep`: seconds that a key's record outlives it. `now`: since 1970.
+
+        `lacking`: of a record that the resolver knows, which authoritative server says that it has it not.
+        """
         self._folder = folder
         self._lookup = lookup
         self._publisher = publisher
@@ -58,6 +62,7 @@ class Rotation:
         self._keep = keep
         self._younger_stays = younger_stays
         self._now = now
+        self._lacking = lacking
 
     def go_on(self, domain: str) -> Iterator[Step]:
         """Does what can be done now. Raises KeyFileError, DNSError, UpdateFailed."""
@@ -75,7 +80,7 @@ class Rotation:
                 yield Step("publish", domain, coming[0].selector, text, record)
                 continue
             self._switch(coming[0])
-            text = f"{coming[0].selector} signs in the place of {current.selector}: reload the server"
+            text = f"{coming[0].selector} signs in the place of {current.selector}"
             yield Step("switched", domain, coming[0].selector, text)
         for key in keys:
             if key.state == RETIRED and self._now - key.changed > self._keep:
@@ -83,9 +88,9 @@ class Rotation:
 
     def _is_published(self, key: Key) -> bool:
         """Whether all have the record of a key; with dynamic updates it is sent, and waited for."""
-        if self._publisher is None:
-            return self._is_seen(key)
         record = _record(key, key.record)
+        if self._publisher is None:
+            return self._is_seen(key) and not self._lacking(record)
         self._publisher.publish([record])
         self._publisher.wait([record], self._wait)
         return True

@@ -201,18 +201,18 @@ def records_of(host: MailHost, dmarc: str) -> list[Record]:
 
 
 def key_records(host: MailHost) -> list[tuple[str, str]]:
-    """Name and text of the records of the host's keys."""
-    return [(key.record_name, key.record) for key in host.keys]
+    """Name and text of the records of the host's keys: of those that sign, and of those that come next."""
+    return [(key.record_name, key.record) for key in host.keys if key.state != RETIRED]
 
 
 def dkim_keys(settings: Config) -> tuple[Key, ...]:
-    """The keys of the local domains that sign, or come next. Raises ConfigError."""
+    """The keys of the local domains. Raises ConfigError."""
     if not settings.dkim_keys:
         return ()
     folder = KeyFolder(settings.dkim_keys)
     try:
         domains = [d for d in folder.domains() if any(is_or_below(d, local) for local in settings.domains)]
-        return tuple(key for domain in domains for key in folder.keys(domain) if key.state != RETIRED)
+        return tuple(key for domain in domains for key in folder.keys(domain))
     except KeyFileError as error:
         raise ConfigError(f"--dkim-keys: {error}") from None
 

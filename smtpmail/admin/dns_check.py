@@ -40,7 +40,7 @@ class MailHost:
     smarthost: tuple[str, int] | None = None
     """Through which all mail leaves: then it is tried, and nobody else."""
     keys: Sequence[Key] = ()
-    """That sign, or come next."""
+    """That sign, come next, or have signed."""
     services: Sequence[Service] = ()
     """What it offers to mail programs."""
 

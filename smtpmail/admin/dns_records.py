@@ -170,8 +170,11 @@ def merge(record: Record, existing: Sequence[str]) -> Change | None:
 def _merge_text(record: Record, existing: Sequence[str]) -> Change | None:
     """A key is replaced; a policy of its owner stays, but a DMARC policy that is milder than asked for is tightened."""
     wanted = text_of(record.value)
-    kind = wanted.partition(";")[0].strip()
-    same = [value for value in existing if text_of(value).partition(";")[0].strip() == kind]
+    kind = _version(wanted)
+    same = [value for value in existing if _version(text_of(value)) == kind]
+    if kind == "v=DKIM1":
+        # A key's record need not say its version (RFC 6376 3.6.1).
+        same = [value for value in existing if value in same or _KEY.search(text_of(value))]
     if same and kind == "v=DMARC1":
         wanted = tightened(text_of(same[0]), _policy(wanted))
     elif same and kind == "v=TLSRPTv1":
@@ -200,6 +203,14 @@ def _place_of(value: str) -> tuple[str, str]:
 def same_place(one: str, other: str) -> bool:
     """Whether two SRV records lead to the same port of the same host."""
     return _place_of(one) == _place_of(other)
+
+
+_KEY = re.compile(r"(?:^|;)\s*p\s*=")
+
+
+def _version(text: str) -> str:
+    """What kind of record a text is, blanks or none."""
+    return "".join(text.partition(";")[0].split())
 
 
 _POLICY = re.compile(r"(;\s*p\s*=\s*)([A-Za-z]*)")

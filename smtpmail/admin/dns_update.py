@@ -92,37 +92,10 @@ class Publisher:
     def wait(self, records: Sequence[Record], seconds: float) -> None:
         """Returns when every authoritative server answers with the records. Raises UpdateFailed after `seconds`."""
         end = time.monotonic() + seconds
-        while missing := self._missing(records):
+        while missing := lacking(self._resolver, records):
             if time.monotonic() > end:
                 raise UpdateFailed(f"after {seconds:g} s {missing}; secondary servers may need longer: look at them")
             time.sleep(PAUSE)
-
-    def _missing(self, records: Sequence[Record]) -> str:
-        """What the first server that lacks a record lacks, '' when none does."""
-        for record in records:
-            zone = self._resolver.zone_of(record.name)
-            for nameserver in self._resolver.records(zone, "NS"):
-                known = self._resolver.addresses(nameserver)
-                try:
-                    address, values = self._ask_one_of(known, record.name, record.type)
-                except DNSError as error:
-                    return str(error)
-                if merge(record, values) is not None:
-                    return f"{nameserver} ({address}) does not have {record.name} {record.type} {record.value}"
-        return ""
-
-    def _ask_one_of(self, servers: Sequence[str], name: str, kind: str) -> tuple[Address, list[str]]:
-        """The first of a name server's addresses that answers, and what it has: a host without IPv6 reaches but some.
-
-        Raises DNSError when none answers.
-        """
-        failure = DNSError(f"a name server that should have {name} has no address")
-        for server in map(ipaddress.ip_address, servers):
-            try:
-                return server, authoritative(server, name, kind)
-            except DNSError as error:
-                failure = error
-        raise failure
 
     def _primary(self, zone: str) -> Address:
         name = self._server
@@ -137,7 +110,7 @@ class Publisher:
             found = self._resolver.addresses(name)
         if not found:
             raise DNSError(f"{name}, the primary server of {zone}, has no address; give --server ADDRESS")
-        return self._ask_one_of(found, zone, "SOA")[0]
+        return _ask_one_of(found, zone, "SOA")[0]
 
     def _send(self, zone: str, primary: Address, changes: Sequence[Change]) -> None:
         update = dns.update.UpdateMessage(zone, keyring={dns.name.from_text(self._key.name): self._tsig_key()})
@@ -163,6 +136,41 @@ class Publisher:
 
     def _tsig_key(self) -> dns.tsig.Key:
         return dns.tsig.Key(self._key.name, self._key.secret, self._key.algorithm)
+
+
+def lacking(resolver: Resolver, records: Iterable[Record], *, silent_is_missing: bool = True) -> str:
+    """What the first authoritative server that lacks a record lacks, '' when none does. Raises DNSError.
+
+    `silent_is_missing`: a server that does not answer counts as one that lacks it.
+    """
+    for record in records:
+        zone = resolver.zone_of(record.name)
+        for nameserver in resolver.records(zone, "NS"):
+            try:
+                address, values = _ask_one_of(resolver.addresses(nameserver), record.name, record.type)
+            except DNSError as error:
+                if silent_is_missing:
+                    return str(error)
+                continue
+            if not silent_is_missing and any(value.startswith("CNAME ") for value in values):
+                continue  # where the alias leads is another zone's
+            if merge(record, values) is not None:
+                return f"{nameserver} ({address}) does not have {record.name} {record.type} {record.value}"
+    return ""
+
+
+def _ask_one_of(servers: Sequence[str], name: str, kind: str) -> tuple[Address, list[str]]:
+    """The first of a name server's addresses that answers, and what it has: a host without IPv6 reaches but some.
+
+    Raises DNSError when none answers.
+    """
+    failure = DNSError(f"a name server that should have {name} has no address")
+    for server in map(ipaddress.ip_address, servers):
+        try:
+            return server, authoritative(server, name, kind)
+        except DNSError as error:
+            failure = error
+    raise failure
 
 
 def plan(records: Iterable[Record], existing: Callable[[str, str], list[str]]) -> list[Change]:

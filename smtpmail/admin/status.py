@@ -9,13 +9,15 @@ import socket
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import click
 
 from smtpmail.admin.log_reader import JOURNAL, parse_line
+from smtpmail.mail import meanings
+from smtpmail.mail.queued import Item
 from smtpmail.mail.text import harmless
 from smtpmail.settings.config import Config
 from smtpmail.settings.options import SettingsCommand, load_config
@@ -79,12 +81,16 @@ def look(settings: Config) -> Iterator[Row]:
     yield _listeners(settings)
     if settings.tls_cert:
         yield _certificate(settings)
-    yield _queue(settings)
+    items = list(QueueStore(settings.queue).load_all()) if _may_read(settings.queue) else []
+    yield _queue(settings, items)
     yield _mailboxes(settings)
     yield from _disks(settings)
-    errors = _errors()
-    if errors is not None:
-        yield errors
+    entries = _journal()
+    refusals = _refusals(items, entries or [])
+    if refusals is not None:
+        yield refusals
+    if entries is not None:
+        yield _errors(entries)
 
 
 # -- the listeners
@@ -149,16 +155,20 @@ def _certificate(settings: Config) -> Row:
     return Row("certificate", level, found.text, [found.advice] if found.advice else [])
 
 
-def _queue(settings: Config) -> Row:
+def _may_read(folder: str) -> bool:
+    return os.path.isdir(folder) and os.access(folder, os.R_OK | os.X_OK)
+
+
+def _queue(settings: Config, items: Sequence[Item]) -> Row:
     if not os.path.isdir(settings.queue):
         return Row("queue", WARNING, f"{settings.queue} is not there yet")
-    if not os.access(settings.queue, os.R_OK | os.X_OK):
+    if not _may_read(settings.queue):
         return Row("queue", CRITICAL, f"no right to read {settings.queue}: as root, or as the server's account")
     now = time.time()
     messages, oldest, held = 0, 0.0, 0
     ages: dict[str, float] = {}
     waiting: Counter[str] = Counter()
-    for item in QueueStore(settings.queue).load_all():
+    for item in items:
         messages += 1
         held += item.hold
         age = now - item.arrived
@@ -237,8 +247,30 @@ def _disks(settings: Config) -> Iterator[Row]:
         yield Row(f"disk {name}", level, text, data={"free_octets": space.free, "free_share": round(least, 4)})
 
 
-def _errors() -> Row | None:
-    """The last errors of a day in the journal; None without a journal."""
+def _refusals(items: Sequence[Item], entries: Sequence[dict[str, Any]]) -> Row | None:
+    """What other servers refuse for reasons of policy, in the queue and in the journal, each with what it means.
+
+    None when there is nothing of that kind.
+    """
+    replies = [(r.mx, r.reply) for item in items for r in (item.recipients[n] for n in item.pending)]
+    replies += [(str(e.get("mx") or ""), str(e.get("reply") or "")) for e in entries if e["event"] == "delivery.failed"]
+    meant: dict[str, dict[tuple[str, str], None]] = {}
+    for mx, reply in replies:
+        if text := meanings.of_reply(reply):
+            meant.setdefault(text, {})[mx, reply] = None
+    if not meant:
+        return None
+    details = []
+    for text, found in meant.items():
+        (mx, reply), *others = found
+        details.append(f"{mx or 'a server'} said: {reply}" + (f" (and {len(others)} like it)" if others else ""))
+        details.append(text)
+    data = [{"mx": mx, "reply": reply, "meaning": text} for text, found in meant.items() for mx, reply in found]
+    return Row("refusals", WARNING, "other servers do not believe mail of this one, or do not want it", details, data)
+
+
+def _journal() -> list[dict[str, Any]] | None:
+    """The last lines of a day in the journal; None without a journal."""
     try:
         ran = subprocess.run(  # noqa: S603
             [*JOURNAL, f"--since={ERRORS_SINCE}", f"--lines={ERROR_LINES}"],
@@ -246,7 +278,11 @@ def _errors() -> Row | None:
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return None
-    entries = [entry for entry in map(parse_line, ran.stdout.splitlines()) if entry is not None]
+    return [entry for entry in map(parse_line, ran.stdout.splitlines()) if entry is not None]
+
+
+def _errors(entries: Sequence[dict[str, Any]]) -> Row:
+    """The last errors of a day."""
     # A local account that sends too much is no error of the server's, but somebody should know.
     found = [e for e in entries if e.get("level") == "error" or e["event"] == "account.limited"]
     if not found:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import re
 
 from smtpmail.auth.fields import Field
 
-_BLANKS = re.compile(rb"[ \t]+")
 _PIECE = 4096
 
 
@@ -15,7 +13,7 @@ def relaxed_field(field: Field) -> bytes:
     """RFC 6376 3.4.2; with its CRLF."""
     value = field.value
     if b"\x0b" in value or b"\x0c" in value:  # split() takes them for blanks, RFC 5234 does not
-        value = _BLANKS.sub(b" ", value.replace(b"\n", b"")).strip(b" ")
+        value = _reduced(value.replace(b"\n", b"")).strip(b" ")
     else:
         value = b" ".join(value.split())
     return b"%b:%b\r\n" % (field.name, value)
@@ -24,6 +22,14 @@ def relaxed_field(field: Field) -> bytes:
 def simple_field(field: Field) -> bytes:
     """RFC 6376 3.4.1; with its CRLF."""
     return field.raw.replace(b"\n", b"\r\n")
+
+
+def _reduced(text: bytes) -> bytes:
+    """With one blank for each sequence of blanks. Many times faster than a regular expression."""
+    text = text.replace(b"\t", b" ")
+    while b"  " in text:
+        text = text.replace(b"  ", b" ")
+    return text
 
 
 class BodyHash:
@@ -56,7 +62,7 @@ class BodyHash:
                     self._blank = False
                 # Most text is in that form already: looking is much cheaper than replacing.
                 if b"\t" in text or b"  " in text or b" \n" in text:
-                    text = _BLANKS.sub(b" ", text).replace(b" \n", b"\n")
+                    text = _reduced(text).replace(b" \n", b"\n")
             self._add(text.replace(b"\n", b"\r\n"))
         if tail:
             self._line_ends += tail.count(b"\n")

@@ -19,6 +19,9 @@ from smtpmail.dns.errors import DNSError
 MAX_SIGNATURES = 10
 """Signatures of one message that are looked at; those of its author's domain come first."""
 
+MAX_HASHES = 3
+"""Hashes of one body: in both forms, and in parts (`l=`). More are somebody's way to burn our time."""
+
 MIN_RSA_BITS, MAX_RSA_BITS = 1024, 4096
 """RFC 8301 3.2. A larger key costs time that a stranger would choose."""
 
@@ -111,11 +114,14 @@ class Verification:
             fields.sort(key=lambda field: not _is_of_author(field, author_domains))
         for field in fields[:MAX_SIGNATURES]:
             found = read_signature(field, now)
-            self._found.append(found)
             if isinstance(found, Signature):
                 key = (found.relaxed_body, found.body_length)
-                if key not in self._hashes:
+                if key not in self._hashes and len(self._hashes) >= MAX_HASHES:
+                    why = "the signatures cover too many different parts of the body (l=)"
+                    found = DkimResult("policy", found.domain, found.selector, why)
+                elif key not in self._hashes:
                     self._hashes[key] = BodyHash(relaxed=found.relaxed_body, limit=found.body_length)
+            self._found.append(found)
 
     def update(self, data: bytes) -> None:
         """Takes the next piece of the body."""
@@ -146,6 +152,8 @@ class Verification:
             result, remark = rejected.result, str(rejected)
         except DNSError as error:
             result, remark = "temperror", str(error)
+        except ImportError as error:
+            result, remark = "temperror", f"the Python package cryptography can't be loaded here ({error})"
         start = base64.b64encode(signature.value).decode()[:8]
         return DkimResult(result, signature.domain, signature.selector, remark, start)
 

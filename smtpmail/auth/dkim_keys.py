@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import os
 import re
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -97,19 +98,41 @@ class KeyFolder:
 
     def keys(self, domain: str) -> list[Key]:
         """All keys of a domain; none when it has no folder."""
-        with self._folder(domain) as folder:
-            return [self._read(folder, domain, name) for name in _names(folder)]
+        keys, complaints = self.readable(domain)
+        if complaints:
+            raise KeyFileError(complaints[0])
+        return keys
 
-    def signing(self, domain: str) -> list[Key]:
-        """The keys that sign for a domain: of each algorithm the newest, RSA first."""
-        newest: dict[str, Key] = {}
+    def readable(self, domain: str) -> tuple[list[Key], list[str]]:
+        """The keys of a domain that can be read, and what is wrong with the others."""
+        keys, complaints = [], []
         with self._folder(domain) as folder:
             for name in _names(folder):
-                if name.endswith(SIGNING):
-                    key = self._read(folder, domain, name)
-                    if key.algorithm not in newest or key.changed >= newest[key.algorithm].changed:
-                        newest[key.algorithm] = key
-        return sorted(newest.values(), key=lambda key: key.algorithm, reverse=True)
+                try:
+                    keys.append(self._read(folder, domain, name))
+                except KeyFileError as error:
+                    complaints.append(str(error))
+        return keys, complaints
+
+    def signing(self, domain: str) -> list[Key]:
+        """The keys that sign for a domain."""
+        return those_that_sign(self.keys(domain))
+
+    def has(self, key: Key) -> bool:
+        """Whether a key's file is where it was; also when that can't be told."""
+        path = os.path.join(self.path, key.domain, key.selector + key.state)
+        return os.path.lexists(path) or not os.access(self.path, os.R_OK | os.X_OK)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other programs that change keys waiting."""
+        with self._failures("open"):
+            fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
 
     def create(self, domain: str, algorithm: str, selector: str | None = None, state: str = SIGNING) -> Key:
         """Makes a key and its file; durable when it returns. Without a selector the date is one."""
@@ -209,6 +232,15 @@ class KeyFolder:
         return Key(domain, selector, _load(pem, path), dot + state, status.st_mtime)
 
 
+def those_that_sign(keys: Iterable[Key]) -> list[Key]:
+    """Of the keys of a domain those that sign: of each algorithm the newest, RSA first."""
+    newest: dict[str, Key] = {}
+    for key in keys:
+        if key.state == SIGNING and (key.algorithm not in newest or key.changed >= newest[key.algorithm].changed):
+            newest[key.algorithm] = key
+    return sorted(newest.values(), key=lambda key: key.algorithm, reverse=True)
+
+
 def _names(folder: int | None) -> list[str]:
     """The files of keys in a folder, sorted."""
     return sorted(
@@ -244,9 +276,12 @@ def _dated_selectors(algorithm: str) -> Iterator[str]:
 
 def _load(pem: bytes, path: str) -> RSAPrivateKey | Ed25519PrivateKey:
     """The key of a PEM file. Raises KeyFileError."""
-    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
-    from cryptography.hazmat.primitives.asymmetric import ed25519, rsa  # noqa: PLC0415
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
+    try:
+        from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
+        from cryptography.hazmat.primitives.asymmetric import ed25519, rsa  # noqa: PLC0415
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
+    except ImportError as error:
+        raise KeyFileError(f"cannot use {path}: the Python package cryptography can't be loaded ({error})") from None
 
     try:
         private = load_pem_private_key(pem, None)

@@ -87,13 +87,13 @@ class Tree:
     """The records of one message's domains; no name is asked for twice. Methods may raise DNSError."""
 
     def __init__(self, lookup: Lookup) -> None:
-        self._lookup = lookup
+        self.ask = lookup
         self._records: dict[str, Record | None] = {}
 
     def record(self, domain: str) -> Record | None:
         """The one policy record at a domain; several are none."""
         if domain not in self._records:
-            found = [record for text in texts(f"_dmarc.{domain}", self._lookup) if (record := parse_record(text))]
+            found = [record for text in texts(f"_dmarc.{domain}", self.ask) if (record := parse_record(text))]
             self._records[domain] = found[0] if len(found) == 1 else None
         return self._records[domain]
 
@@ -131,7 +131,7 @@ class Tree:
         """Whether there is any record that a mail domain has (RFC 9989 3.2.13)."""
         for kind in ("MX", "A", "AAAA"):
             try:
-                if self._lookup(domain, kind):
+                if self.ask(domain, kind):
                     return True
             except NotFound:
                 continue

@@ -8,14 +8,14 @@ from __future__ import annotations
 import ipaddress
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from smtpmail.auth import exempt
 from smtpmail.auth.exempt import Exemptions
 from smtpmail.auth.lookup import Lookup
 from smtpmail.auth.results import without_forged
-from smtpmail.auth.signing import CannotSign, Signer, Signing
+from smtpmail.auth.signing import CannotSign, Signer, Signing, sign_again
 from smtpmail.auth.verify import MessageCheck, Verdict
 from smtpmail.log import log
 from smtpmail.mail.envelope import Envelope
@@ -101,8 +101,25 @@ class Inspector:
         if peer is not None and peer.listener == "network":
             return Incoming(self, envelope) if self.mode != "off" else None
         if self.signer is not None and envelope.remote:
+            if self.signer.is_outdated():
+                self.read_keys()
             return Outgoing(self, self.signer, envelope)
         return None
+
+    def sign_again(self, id_: str, message: Iterable[bytes]) -> bytes:
+        """The signatures of a message of this host that leaves in another form than that in which it was accepted.
+
+        b"" when it can't be signed and need not be. Raises CannotSign.
+        """
+        if self.signer is None:
+            return b""
+        try:
+            return sign_again(self.signer, message, self.clock())
+        except CannotSign as error:
+            log.error("message.unsigned", id=id_, error=str(error), refused=self.signer.required)
+            if self.signer.required:
+                raise
+            return b""
 
     def read_keys(self) -> None:
         """Reads the keys of `--dkim-keys` again; what is wrong with them is told in the log."""

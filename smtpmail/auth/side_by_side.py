@@ -47,6 +47,16 @@ class SideBySide:
             raise DNSError(f"DNS did not answer within {self._timeout:g} s")
         return self._lookup(name, kind)
 
+    def lookup_in_time(self, name: str, kind: str) -> Sequence[str]:
+        """The same for who must come to an end: it is the question that is given up."""
+        job = self.add(lambda: self.lookup(name, kind))
+        self.wait()
+        if job.error is not None:
+            raise job.error
+        if job.result is None:
+            raise DNSError(f"DNS did not answer within {self._timeout:g} s")
+        return job.result
+
     def add(self, function: Callable[[], T]) -> Job[T]:
         """Something to do when `wait` is called; the first ones begin first."""
         job = Job(function)
@@ -54,8 +64,9 @@ class SideBySide:
         return job
 
     def wait(self) -> None:
-        """Does it all; returns when it is done or the time is over. Raises what a job raised, which is a mistake."""
-        waiting = deque(self._jobs)
+        """Does what was added; returns when it is done or the time is over. Raises what a job raised by mistake."""
+        jobs, self._jobs = self._jobs, []
+        waiting = deque(jobs)
         left = len(waiting)
         condition = threading.Condition()
 
@@ -80,6 +91,6 @@ class SideBySide:
                 break
         with condition:
             condition.wait_for(lambda: left == 0, max(self._deadline - time.monotonic(), 0))
-        for job in self._jobs:
+        for job in jobs:
             if job.error is not None and not isinstance(job.error, DNSError):
                 raise job.error

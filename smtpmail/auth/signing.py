@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 
 from smtpmail.auth import dkim_sign
-from smtpmail.auth.dkim_keys import Key, KeyFileError, KeyFolder
+from smtpmail.auth.dkim_keys import Key, KeyFileError, KeyFolder, those_that_sign
 from smtpmail.auth.dmarc import author_domains
 from smtpmail.auth.fields import Field, MessageSplitter, split_header
 from smtpmail.auth.lookup import is_or_below
 from smtpmail.mail.head import header_of
+
+LOOK_SECONDS = 5.0
+"""So often it is looked whether the keys that sign are still there: a rotation needs nobody to tell the server."""
 
 
 class CannotSign(Exception):
@@ -28,26 +32,44 @@ class Signer:
         self._lock = threading.Lock()
         self._keys: dict[str, list[Key]] | None = None
         self._errors: dict[str, str] = {}
+        self._next_look = 0.0
         self.required = required
 
     def reload(self) -> tuple[list[Key], list[str]]:
         """Reads all keys; returns those that sign, and what is wrong with others."""
         keys: dict[str, list[Key]] = {}
         errors: dict[str, str] = {}
+        complaints: list[str] = []
         try:
             domains = self._folder.domains()
         except KeyFileError as error:
             domains = []
             errors[""] = str(error)
+            complaints.append(str(error))
         for domain in domains:
             try:
-                if found := self._folder.signing(domain):
-                    keys[domain] = found
+                readable, wrong = self._folder.readable(domain)
             except KeyFileError as error:
-                errors[domain] = str(error)
+                readable, wrong = [], [str(error)]
+            complaints += wrong
+            if found := those_that_sign(readable):
+                keys[domain] = found
+            elif wrong:
+                errors[domain] = wrong[0]
         with self._lock:
             self._keys, self._errors = keys, errors
-        return [key for found in keys.values() for key in found], list(errors.values())
+            self._next_look = time.monotonic() + LOOK_SECONDS
+        return [key for found in keys.values() for key in found], complaints
+
+    def is_outdated(self) -> bool:
+        """Whether a key that signs is no longer in its place: another one signs now. Looks every LOOK_SECONDS."""
+        now = time.monotonic()
+        with self._lock:
+            if self._keys is None or now < self._next_look:
+                return False
+            self._next_look = now + LOOK_SECONDS
+            keys = [key for found in self._keys.values() for key in found]
+        return not all(map(self._folder.has, keys))
 
     def keys_for(self, header: Sequence[Field], *, own: bool) -> list[Key]:
         """The keys for a message; none for one whose author is no concern of ours.
@@ -88,7 +110,7 @@ class Signing:
         self._signer = signer
         self._own = own
         self._now = now
-        self._has_header = False
+        self._header = b""
         self._hash = dkim_sign.body_hash()
         self._splitter = MessageSplitter(self._begin_body)
 
@@ -97,15 +119,17 @@ class Signing:
         self._splitter.write(data)
 
     def _begin_body(self, header: bytes) -> Callable[[bytes], object]:
-        self._has_header = bool(header)
+        self._header = header
         return self._hash.update
 
-    def finish(self, header: bytes) -> bytes:
+    def finish(self, header: bytes | None = None) -> bytes:
         """The signatures to put above the message, b"" for one that is not ours. Raises CannotSign.
 
-        `header`: as it leaves; what the door completes is signed, too.
+        `header`: as it leaves; what the door completes is signed, too. None: as it came.
         """
         self._splitter.close()
+        if header is None:
+            header = self._header
         own = header_of(header)
         fields = split_header(own)
         keys = self._signer.keys_for(fields, own=self._own)
@@ -113,6 +137,17 @@ class Signing:
             return b""
         if self._splitter.overlong:
             raise CannotSign("the header is too large")
-        if own != header and self._has_header:
+        if own != header and self._header:
             raise CannotSign("a line in its header is no field")
         return dkim_sign.sign(fields, self._hash.digest(), keys, self._now)
+
+
+def sign_again(signer: Signer, message: Iterable[bytes], now: float) -> bytes:
+    """The signatures of a message of this host whose form was changed on its way out. Raises CannotSign.
+
+    `message`: the pieces of it, with what this server has put above it but for the signatures.
+    """
+    signing = Signing(signer, own=True, now=now)
+    for piece in message:
+        signing.write(piece)
+    return signing.finish()

@@ -40,9 +40,10 @@ def expand(text: str, domain: str, values: Values) -> str:
 def expand_domain(text: str, domain: str, values: Values) -> str:
     """The name that a domain-spec means, shortened from the left to what a name may have (7.3); no final dot."""
     name = expand(text, domain, values).removesuffix(".")
-    while len(name) > _MAX_NAME and "." in name:
-        name = name.partition(".")[2]
-    return name
+    if len(name) <= _MAX_NAME:
+        return name
+    dot = name.find(".", len(name) - _MAX_NAME - 1)
+    return name[dot + 1 :]
 
 
 def _replacement(match: re.Match[str], domain: str, values: Values) -> str:

@@ -17,17 +17,13 @@ MAX_RECORD = 16 * 1024
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _MACRO = r"%(?:\{[slodiphcrtvSLODIPHCRTV][0-9]*[rR]?[-.+,/_=]*\}|[%_-])"
-_TOP_LABEL = r"(?:[A-Za-z0-9]*[A-Za-z][A-Za-z0-9]*|[A-Za-z0-9]+-[A-Za-z0-9-]*[A-Za-z0-9])"
 _MACRO_STRING = rf"(?:[!-$&-~]|{_MACRO})*"
-_DOMAIN_SPEC = rf"{_MACRO_STRING}(?:\.{_TOP_LABEL}\.?|{_MACRO})"
-_CIDR4 = r"(?:/(?P<four>0|[1-9][0-9]?))?"
-_CIDR6 = r"(?://(?P<six>0|[1-9][0-9]{0,2}))?"
 _TERM = re.compile(r"(?P<qualifier>[+?~-]?)(?P<name>[A-Za-z][A-Za-z0-9_.-]*)(?P<rest>.*)", re.DOTALL)
 _MODIFIER = re.compile(r"(?P<name>[A-Za-z][A-Za-z0-9_.-]*)=(?P<value>.*)", re.DOTALL)
 _MACRO_STRING_RE = re.compile(_MACRO_STRING)
-_DOMAIN_SPEC_RE = re.compile(_DOMAIN_SPEC)
-_TARGET = re.compile(rf"(?::(?P<target>{_DOMAIN_SPEC}))?")
-_TARGET_CIDR = re.compile(rf"(?::(?P<target>{_DOMAIN_SPEC}))?{_CIDR4}{_CIDR6}")
+_PIECE = re.compile(rf"{_MACRO}|[!-$&-~]+")
+_TOP_LABEL = re.compile(r"[A-Za-z0-9-]+")
+_CIDR = re.compile(r"(?:/(?P<four>0|[1-9][0-9]?))?(?://(?P<six>0|[1-9][0-9]{0,2}))?$")
 _NETWORK4 = re.compile(r":(?P<address>[0-9.]+)(?:/(?:0|[1-9][0-9]?))?")
 _NETWORK6 = re.compile(r":(?P<address>[0-9A-Fa-f:.]+)(?:/(?:0|[1-9][0-9]{0,2}))?")
 _EXPLANATION_ONLY = re.compile(r"%\{[crtCRT]")
@@ -85,6 +81,25 @@ def parse(text: str) -> Record:
     return Record(mechanisms, modifiers.get("redirect", ""), modifiers.get("exp", ""))
 
 
+def _is_domain_spec(text: str) -> bool:
+    """The grammar of 7.1. In steps, each of which takes no longer than the text is: a stranger has written it."""
+    if not text or not _MACRO_STRING_RE.fullmatch(text):
+        return False
+    if _PIECE.findall(text)[-1].startswith("%"):
+        return True
+    _, dot, label = text.removesuffix(".").rpartition(".")
+    return bool(dot and _TOP_LABEL.fullmatch(label)) and "-" not in (label[0], label[-1]) and not label.isdecimal()
+
+
+def _target(rest: str, wrong: PermanentError) -> str:
+    """What follows the colon behind a mechanism's name; "" when there is none. Raises PermanentError."""
+    if not rest:
+        return ""
+    if not rest.startswith(":") or not _is_domain_spec(rest[1:]):
+        raise wrong
+    return rest[1:]
+
+
 def is_explanation(text: str) -> bool:
     """Whether a text of `exp=` has valid macros (RFC 7208 6.2, 12)."""
     return all(_MACRO_STRING_RE.fullmatch(word) for word in text.split(" "))
@@ -94,7 +109,7 @@ def _add_modifier(modifiers: dict[str, str], name: str, value: str, term: str) -
     if name in ("redirect", "exp"):
         if name in modifiers:
             raise PermanentError(f"{name}= stands twice")
-        if not _DOMAIN_SPEC_RE.fullmatch(value) or _EXPLANATION_ONLY.search(value):
+        if not _is_domain_spec(value) or _EXPLANATION_ONLY.search(value):
             raise PermanentError(f"'{printable(term)}' has no domain")
         modifiers[name] = value
     elif not _MACRO_STRING_RE.fullmatch(value):
@@ -114,20 +129,19 @@ def _mechanism(term: str) -> Mechanism:
     if name in ("ip4", "ip6"):
         return Mechanism(term, result, name, network=_network(name, rest, wrong))
     if name in ("a", "mx"):
-        found = _TARGET_CIDR.fullmatch(rest)
-        if not found:
-            raise wrong
+        found = _CIDR.search(rest)
+        assert found
+        target = _target(rest[: found.start()], wrong)
         four, six = int(found["four"] or 32), int(found["six"] or 128)
         if four > 32 or six > 128:
             raise wrong
     elif name in ("include", "exists", "ptr"):
-        found = _TARGET.fullmatch(rest)
-        if not found or (name != "ptr" and not found["target"]):
+        target = _target(rest, wrong)
+        if name != "ptr" and not target:
             raise wrong
         four, six = 32, 128
     else:
         raise PermanentError(f"'{printable(term)}' is not known")
-    target = found["target"] or ""
     if _EXPLANATION_ONLY.search(target):
         raise wrong
     return Mechanism(term, result, name, target, prefix4=four, prefix6=six)

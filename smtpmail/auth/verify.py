@@ -139,6 +139,7 @@ class MessageCheck:
         identifiers = [Identifier("dkim", found.result, found.domain) for found in dkim]
         if spf_result:
             identifiers.insert(0, Identifier("spf", spf_result.result, domain))
+        tree.ask = work.lookup_in_time
         judged = dmarc.evaluate(self._authors, identifiers, tree)
         if self._splitter.overlong and not self._authors:
             # Its author is hidden where nobody looks.

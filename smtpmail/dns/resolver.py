@@ -36,6 +36,9 @@ LONGEST_NEGATIVE_SECONDS = 900.0
 
 CACHE_ENTRIES = 5000
 
+CACHE_OCTETS = 8 * 1024 * 1024
+"""The cache holds no more: what strangers publish may be 64 KiB each."""
+
 RESOLV_CONF = "/etc/resolv.conf"
 PORT = 53
 
@@ -60,6 +63,7 @@ class Resolver:
         self._lock = threading.Lock()
         self._dead: dict[tuple[str, int], float] = {}
         self._cache: OrderedDict[_Key, tuple[float, Reply | DNSError]] = OrderedDict()
+        self._cached_octets = 0
 
     # -- what can be asked; a name with or without its final dot, a type as DNS writes it
 
@@ -123,13 +127,20 @@ class Resolver:
             found, keep = error, FAILURE_SECONDS
         if keep:
             with self._lock:
-                self._cache[key] = (self._clock() + keep, found)
-                self._cache.move_to_end(key)
-                while len(self._cache) > CACHE_ENTRIES:
-                    self._cache.popitem(last=False)
+                self._keep(key, self._clock() + keep, found)
         if isinstance(found, DNSError):
             raise found
         return found
+
+    def _keep(self, key: _Key, until: float, found: Reply | DNSError) -> None:
+        """With the lock held."""
+        if (old := self._cache.pop(key, None)) is not None:
+            self._cached_octets -= _octets(old[1])
+        self._cache[key] = (until, found)
+        self._cached_octets += _octets(found)
+        while len(self._cache) > CACHE_ENTRIES or self._cached_octets > CACHE_OCTETS:
+            _, (_, oldest) = self._cache.popitem(last=False)
+            self._cached_octets -= _octets(oldest)
 
     # -- the servers
 
@@ -182,6 +193,12 @@ class Resolver:
         self._servers = [(server, PORT) for server in name_servers(self._resolv_conf)]
         self._dead.clear()
         self._cache.clear()  # another network may know other names
+        self._cached_octets = 0
+
+
+def _octets(found: Reply | DNSError) -> int:
+    """What an answer takes in memory, roughly."""
+    return 0 if isinstance(found, DNSError) else sum(map(len, found.values)) + sum(map(len, found.texts))
 
 
 def name_servers(path: str) -> list[str]:

@@ -27,7 +27,9 @@ MEANINGS = {
     "5.7.25": "That server refuses mail from an address whose name does not lead back to it. The administrator of this "
     "server sets its reverse DNS (PTR) at the hosting provider.",
     "5.7.26": f"That server refuses mail that neither SPF nor DKIM prove to be from its author's domain. {_CHECK}",
+    "5.7.27": f"The sender's domain does not allow this server to send its mail (SPF). {_CHECK}",
     "5.7.29": "That server refuses mail that comes without encryption (TLS).",
+    "5.7.509": f"The author's domain asks that mail be refused which is not proven to be its own (DMARC). {_CHECK}",
     "5.7.515": f"That server (Microsoft) requires SPF, DKIM and DMARC of the author's domain, all passing. {_CHECK}",
 }
 

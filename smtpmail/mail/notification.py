@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from email.utils import formatdate
 
 from smtpmail.mail.head import header_of
-from smtpmail.mail.meanings import meaning
+from smtpmail.mail.meanings import meaning, of_reply
 from smtpmail.mail.mime import SignedContent, has_long_line, to_7bit
 from smtpmail.mail.queued import Item, QueuedRecipient
 from smtpmail.mail.text import harmless
@@ -147,8 +147,8 @@ def _for_people(
             lines.append(f"    {_plain(r.reply)}")
         else:
             lines.append(f"    {_plain(r.reply)}")
-        explained = meaning(r.status)
-        if explained and kind is Kind.FAILURE:
+        explained = of_reply(r.reply) or (meaning(r.status) if kind is Kind.FAILURE else None)
+        if explained and kind is not Kind.SUCCESS:
             lines.append(f"    {explained}")
         lines.append("")
     lines.append(f"The id of your message here is {item.id}.")

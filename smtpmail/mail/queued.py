@@ -60,6 +60,8 @@ class Item:
     """The id of the message this one reports about."""
     stranger: bool = False
     """Somebody from the network caused it."""
+    junk: bool = False
+    """What of it goes to mailboxes here goes to their folders for Junk."""
     content_offset: int = 0
     """Where in the file the message begins."""
     attempts: int = 0
@@ -108,6 +110,7 @@ _TEXT = (str, type(None))
 _ENVELOPE_TYPES: dict[str, tuple[type, ...]] = {
     "id": (str,), "arrived": (int, float), "sender": (str,), "size": (int,), "body": _TEXT, "eightbit": (bool,),
     "smtputf8": (bool,), "requiretls": (bool,), "ret": _TEXT, "envid": _TEXT, "bounce_of": _TEXT, "stranger": (bool,),
+    "junk": (bool,),
 }  # fmt: skip
 
 
@@ -189,6 +192,7 @@ def item_of(
     eightbit: bool,
     utf8_header: bool,
     now: float,
+    junk: bool = False,
 ) -> Item:
     """The queue's view of an envelope that leaves; with it go the users `late` whose mailboxes failed."""
     recipients = [QueuedRecipient(str(a), notify, r.orcpt) for a, (r, notify) in departure.leads.items()]
@@ -203,6 +207,7 @@ def item_of(
         departure.id, now, str(departure.sender), recipients, size, envelope.body, eightbit, needs_utf8,
         envelope.requiretls, envelope.ret, envelope.envid, envelope.bounce_of,
         stranger=envelope.peer is not None and not envelope.peer.is_ours,
+        junk=junk,
     )  # fmt: skip
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import IO
 
+from smtpmail.auth.fields import split_header
 from smtpmail.log import log
 from smtpmail.mail import mime
 from smtpmail.mail.head import header_of
@@ -19,13 +20,17 @@ LONGEST_PIECE = 64 * 1024
 IN_MEMORY = 128 * 1024
 """Octets of a content that are held in memory; a larger one is read again for each host."""
 
-__all__ = ["Content", "Form", "SignedContent"]
+Sign = Callable[[str, Iterable[bytes]], bytes]
+"""The signatures (DKIM) of a message of this host in a new form: of its id and the pieces of it."""
+
+__all__ = ["Content", "Form", "Sign", "SignedContent"]
 
 
 class Form:
     """A content as it can be sent, LF line ends."""
 
     def __init__(self, file: IO[bytes] | None, begin: int, data: bytes, size: int, *, eightbit: bool) -> None:
+        """`data`: all of it, or with a file what stands before that."""
         self._file = file
         self._begin = begin
         self._data = data
@@ -35,8 +40,9 @@ class Form:
 
     def pieces(self, size: int) -> Iterator[bytes]:
         """The content from its beginning, `size` octets at a time."""
-        if self._file is None:
+        if self._data or self._file is None:
             yield self._data
+        if self._file is None:
             return
         self._file.seek(self._begin)
         while data := self._file.read(size):
@@ -44,10 +50,15 @@ class Form:
 
 
 class Content:
-    """The content of a queued message; `file` stands at its beginning."""
+    """The content of a queued message; `file` stands at its beginning.
 
-    def __init__(self, file: IO[bytes], item: Item) -> None:
+    What others have signed (DKIM) is not converted: that would make their signature false. Our own signatures give way
+    to new ones, by `sign`.
+    """
+
+    def __init__(self, file: IO[bytes], item: Item, sign: Sign | None = None) -> None:
         self._file = file
+        self._sign = sign
         self._begin = file.tell()
         self._item = item
         self._converted: dict[bool, Form] = {}
@@ -60,12 +71,13 @@ class Content:
             return self._as_it_is
         if eightbit not in self._converted:
             try:
-                if not hard and b"\ndkim-signature:" in b"\n" + header_of(self._start).lower():
-                    raise SignedContent  # long lines are taken nearly everywhere, broken signatures are not
+                if self._signed_by_others:
+                    raise SignedContent
                 self._converted[eightbit] = self._convert(eightbit=eightbit)
             except SignedContent:
                 if hard:
                     raise
+                # Long lines are taken nearly everywhere, broken signatures are not.
                 if not self._warned:
                     log.warning("delivery.long_lines", id=self._item.id)
                 self._warned = True
@@ -101,6 +113,41 @@ class Content:
             left = data[data.rfind(b"\n") + 1 :]
         return False
 
+    @cached_property
+    def _above(self) -> list[bytes]:
+        """The names of the fields that this server has put above its Received field."""
+        names = [field.name for field in split_header(header_of(self._start))]
+        return names[: names.index(b"received")] if b"received" in names else []
+
+    @cached_property
+    def _signed_by_others(self) -> bool:
+        names = [field.name for field in split_header(header_of(self._start))]
+        return b"dkim-signature" in names[len(self._above) :]
+
+    def _unsigned_lines(self) -> Iterator[bytes]:
+        """The lines without our own signatures."""
+        lines = self._lines()
+        if b"dkim-signature" not in self._above:
+            yield from lines
+            return
+        skip = False
+        for line in lines:
+            if line[:1] not in (b" ", b"\t"):
+                name = line.partition(b":")[0].strip().lower()
+                skip = name == b"dkim-signature"
+                if name == b"received":
+                    yield line
+                    break
+            if not skip:
+                yield line
+        yield from lines
+
+    def _signatures(self, pieces: Iterable[bytes]) -> bytes:
+        """New ones in the place of those that we had made."""
+        if self._sign is None or b"dkim-signature" not in self._above:
+            return b""
+        return self._sign(self._item.id, pieces)
+
     def _lines(self) -> Iterator[bytes]:
         if self._is_small:
             yield from self._start.splitlines(keepends=True)
@@ -110,13 +157,22 @@ class Content:
             yield line
 
     def _convert(self, *, eightbit: bool) -> Form:
-        size = 0
+        lines = mime.convert(self._unsigned_lines, eightbit=eightbit)
+        eightbit = eightbit and self._item.eightbit
         if self._is_small:
-            lines: list[bytes] = list(mime.convert(self._lines, eightbit=eightbit))
             data = b"".join(lines)
-            return Form(None, 0, data, len(data) + data.count(b"\n"), eightbit=eightbit and self._item.eightbit)
+            data = self._signatures([data]) + data
+            return Form(None, 0, data, _on_the_wire(data), eightbit=eightbit)
         file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as this content
-        for line in mime.convert(self._lines, eightbit=eightbit):
+        size = 0
+        for line in lines:
             file.write(line)
-            size += len(line) + line.count(b"\n")
-        return Form(file, 0, b"", size, eightbit=eightbit and self._item.eightbit)
+            size += _on_the_wire(line)
+        whole = Form(file, 0, b"", size, eightbit=eightbit)
+        head = self._signatures(whole.pieces(IN_MEMORY))
+        return Form(file, 0, head, size + _on_the_wire(head), eightbit=eightbit)
+
+
+def _on_the_wire(stored: bytes) -> int:
+    """Octets of stored text when it travels, with CRLF."""
+    return len(stored) + stored.count(b"\n")

@@ -12,7 +12,7 @@ from smtpmail.mail.address import AddressSyntaxError, normal_domain
 from smtpmail.mail.queued import Item
 from smtpmail.outbound.channel import LoopsBack, SessionFailed
 from smtpmail.outbound.client import Client, Credentials, MessageRefused, Timeouts
-from smtpmail.outbound.content import Content
+from smtpmail.outbound.content import Content, Sign
 from smtpmail.outbound.kept import Kept
 from smtpmail.outbound.mailhost import MailHost, RoutingError
 from smtpmail.outbound.outcome import Finality, Outcome
@@ -51,7 +51,10 @@ class Courier:
         credentials: Callable[[], Credentials | None] = lambda: None,
         sources: Mapping[int, str] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        sign: Sign | None = None,
     ) -> None:
+        """`sign`: signs what must leave in another form than that in which it was signed."""
+        self._sign = sign
         self._timeouts = timeouts
         self._smarthost = smarthost
         self._ways = Ways(destinations, hostname, smarthost, credentials, sources, clock)
@@ -83,7 +86,9 @@ class Courier:
 
         `said` is told of every final word as soon as it was said. `hurried`: others wait, patience is short.
         """
-        attempt = _Attempt(self._ways, kept, item, Content(file, item), said, self._timeouts, hurried=hurried)
+        attempt = _Attempt(
+            self._ways, kept, item, Content(file, item, self._sign), said, self._timeouts, hurried=hurried
+        )
         try:
             outcomes = attempt.run(recipients)
         except BaseException:

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import click
 
-from tests.bench import dead, disk, footprint, growth, load, measure, peers, queued, report
+from tests.bench import dead, disk, footprint, growth, load, measure, peers, queued, report, signed
 from tests.bench.measure import Result
 from tests.bench.servers import USERS, BenchError, Postfix, Server, Smtpmail, free_port, require_programs
 from tests.bench.work import CONTRACT, GROWTH, MILLION, MORE, Work
 
-KINDS = ("memory", "receive", "relay", "more", "peers", "million", "queue", "dead", "growth")
+KINDS = ("memory", "receive", "relay", "signed", "more", "peers", "million", "queue", "dead", "growth")
 USUAL = ("memory", "receive", "relay")
 
 DEAD_MESSAGES = 3000
@@ -131,6 +131,9 @@ class Bench:
             case "receive" | "relay":
                 work = self._chosen(w for w in CONTRACT if w.kind == kind)
                 return [report.speed(self._measure(work, folder), markdown=markdown)] if work else []
+            case "signed":
+                work = self._chosen(w for w in CONTRACT if w.kind == "relay")
+                return [signed.table(self._measure(work, folder, signing=True), markdown=markdown)] if work else []
             case "more":
                 return [report.speed(self._measure(self._chosen(MORE), folder), markdown=markdown)]
             case "peers":
@@ -170,7 +173,9 @@ class Bench:
             servers.append(Postfix(folder / "postfix", smarthost=smarthost))
         return servers
 
-    def _measure(self, work: Sequence[Work], folder: Path, others: Sequence[Server] = ()) -> Results:
+    def _measure(
+        self, work: Sequence[Work], folder: Path, others: Sequence[Server] = (), *, signing: bool = False
+    ) -> Results:
         """All rounds of all work of one kind: smtpmail, Postfix, smtpmail, Postfix, ..."""
         folder.mkdir(parents=True, exist_ok=True)
         self._results = {}
@@ -183,6 +188,8 @@ class Bench:
                 # No name server is there: nothing is to be looked up, and no query may leave.
                 options = ["--smarthost", f"127.0.0.1:{smarthost}", "--resolver", "127.0.0.1:9"]
             servers = [*self._servers(folder, *options, smarthost=smarthost), *others]
+            if signing:
+                servers += signed.servers(folder, smarthost, [*options, *self._options], alone=self._alone)
             for server in servers:
                 stack.callback(server.stop)
                 server.start()

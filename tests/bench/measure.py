@@ -24,14 +24,15 @@ class Result:
 def run(work: Work, server: Server, user: str, sink: load.Sink | None, before: int = 0) -> Result:
     """Does the work once; `user` is a mailbox that has `before` messages yet. Raises BenchError."""
     os.sync()  # what others have written is not to be waited for
-    cpu = processes.cpu_seconds(server.pid)
+    helpers = getattr(server, "helpers", ())
+    cpu = sum(map(processes.cpu_seconds, (server.pid, *helpers)))
     if work.kind == "receive":
         seconds = _receive(work, server, user, before)
     else:
         assert sink is not None
         seconds = _relay(work, server, sink)
     memory = processes.memory(server.pid).proportional
-    cpu = processes.settled_cpu_seconds(server.pid) - cpu
+    cpu = processes.settled_cpu_seconds(server.pid) + sum(map(processes.cpu_seconds, helpers)) - cpu
     return Result(work.messages / seconds, cpu / work.messages, memory)
 
 

@@ -12,12 +12,16 @@ import pytest
 from support.faultserver import FaultServer
 
 from . import certificates, nameservers
+from .judge import Judge
 from .lab import Host, Lab
 from .mailservers import SERVERS, MailServer
 from .program import HOSTNAME, Program
 
 CACHE = Path(os.environ.get("SMTPMAIL_LAB_CACHE", "/var/cache/smtpmail-lab"))
-COMMANDS = ("ip", "nsenter", "unshare", "setpriv", "openssl", "swaks", "knotd", "unbound", "postfix", "smtp-sink")
+COMMANDS = (
+    "ip", "nsenter", "unshare", "setpriv", "openssl", "swaks", "knotd", "unbound", "postfix", "smtp-sink",
+    "opendkim", "opendmarc", "rspamd", "dkimproxy-verify",
+)  # fmt: skip
 
 
 def _addresses(*numbers: int) -> list[str]:
@@ -31,6 +35,7 @@ HOSTS = {
     "postfix": _addresses(20, 21),
     "exim": _addresses(30, 31),
     "opensmtpd": _addresses(40, 41),
+    "judge": _addresses(50),
     "dns": _addresses(53, 54),
     "sink": _addresses(81, 82, 83),
 }
@@ -92,6 +97,15 @@ def mailservers(lab: Lab, authority: certificates.Authority) -> dict[str, MailSe
 def remote(request: pytest.FixtureRequest, mailservers: dict[str, MailServer]) -> MailServer:
     """Each of the foreign mail servers in turn."""
     return mailservers[request.param]
+
+
+@pytest.fixture(scope="session")
+def judge(lab: Lab, authority: certificates.Authority) -> Judge:
+    """Postfix with OpenDKIM and OpenDMARC, running, its key published."""
+    judge = Judge(lab["judge"])
+    judge.start(authority)
+    nameservers.publish(lab["dns"], "_domainkey.judge.test.", "s", judge.key_record())
+    return judge
 
 
 TLS_OPTIONS = ("--tls-cert", certificates.CERTIFICATE, "--tls-key", certificates.KEY)

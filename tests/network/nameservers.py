@@ -6,11 +6,25 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import dns.query
+import dns.rcode
+import dns.tsig
+import dns.update
+
 from .lab import Host
 
 ZONES = Path(__file__).with_name("zones")
 RESOLVER = "192.0.2.53"
 AUTHORITY = ("192.0.2.54", "2001:db8::54")
+
+TSIG_KEY = """key "updater" {
+    algorithm hmac-sha256;
+    secret "c2VjcmV0IG9mIHRoZSB0ZXN0IG5ldHdvcms=";
+};
+"""
+"""With it, zones of keys (_domainkey) are changed by dynamic updates."""
+
+_SECRET = TSIG_KEY.split('"')[3]
 
 _KNOT = f"""
 server:
@@ -23,6 +37,14 @@ database:
 log:
   - target: stderr
     any: notice
+key:
+  - id: updater
+    algorithm: hmac-sha256
+    secret: {_SECRET}
+acl:
+  - id: updater
+    key: updater
+    action: update
 template:
   - id: default
     storage: {ZONES}
@@ -70,13 +92,25 @@ ns.test. 3600 AAAA {AUTHORITY[1]}
 def start(host: Host) -> None:
     """Start both servers and wait until they answer."""
     zones = [path.name for path in sorted(ZONES.glob("*.zone")) if path.name != "root.zone"]
-    listed = "".join(f"  - domain: {name.removesuffix('.zone')}\n    file: {name}\n" for name in zones)
+    listed = "".join(
+        f"  - domain: {name.removesuffix('.zone')}\n    file: {name}\n"
+        + ("    acl: updater\n    journal-content: changes\n" if name.startswith("_domainkey") else "")
+        for name in zones
+    )
     host.write("/etc/knot/lab.conf", _KNOT + listed)
     host.path("/run/knot").mkdir()
     host.daemon("knotd", "--config", "/etc/knot/lab.conf", port=53, address=AUTHORITY[0])
     host.write("/etc/lab.hints", _HINTS)
     host.write("/etc/unbound/lab.conf", _UNBOUND)
     host.daemon("unbound", "-d", "-c", "/etc/unbound/lab.conf", port=53, address=RESOLVER)
+
+
+def publish(host: Host, zone: str, name: str, text: str) -> None:
+    """Publish a TXT record, in zone-file form, in the place of others of its name."""
+    update = dns.update.UpdateMessage(zone, keyring={dns.name.from_text("updater"): dns.tsig.Key("updater", _SECRET)})
+    update.replace(name, 60, "TXT", text)
+    response = host.call(dns.query.tcp, update, AUTHORITY[0], 10)
+    assert response.rcode() == dns.rcode.NOERROR, response
 
 
 def questions(host: Host, name: str, rrtype: str) -> int:

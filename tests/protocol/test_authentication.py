@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import dkim as oracle
 import pytest
 from support.client import Answer
-from support.faultserver import FaultServer
+from support.faultserver import EXTENSIONS, FaultServer
 from support.nameserver import NameServer
 from support.server import Server, Servers, clean_environment, program
 from support.zone import Zone
@@ -150,3 +151,55 @@ def test_required_signatures(servers: Servers, keys: KeyFolder) -> None:
         assert "chmod 600" in server.wait_event("dkim.key_unreadable")["error"]
         refused = send(server, "anna@dom.fr", "loopback", to="bob@elsewhere.test")
         assert (refused.code, refused.enhanced) == (451, "4.7.5")
+
+
+SEVEN_BIT = [extension for extension in EXTENSIONS if extension not in ("8BITMIME", "SMTPUTF8")]
+LONG = "Müßiggang " * 130
+
+
+@pytest.mark.parametrize(
+    ("extensions", "body", "same"),
+    [
+        pytest.param(EXTENSIONS, "Müßiggang\r\n", True, id="8-bit text where it is taken: as it was signed"),
+        pytest.param(SEVEN_BIT, "Müßiggang\r\n", False, id="converted"),
+        pytest.param(SEVEN_BIT, "Müßiggang\r\n" * 20_000, False, id="converted on disk"),
+        pytest.param(SEVEN_BIT, "seven bits\r\n", True, id="7-bit text"),
+        pytest.param(EXTENSIONS, f"{LONG}\r\n", False, id="long lines"),
+    ],
+)
+def test_what_is_converted_is_signed_for_what_is_sent(
+    servers: Servers, keys: KeyFolder, extensions: Sequence[str], body: str, same: bool
+) -> None:
+    (key,) = keys.signing("dom.fr")
+    with FaultServer(extensions=extensions) as sink, NameServer(ZONE) as dns:
+        way_out = ["--smarthost", f"127.0.0.1:{sink.address[1]}", "--dkim-keys", keys.path]
+        server = servers.start(*options(dns, *way_out))
+        subject = "plain" if body.isascii() else "Grüße"
+        with server.client() as client:
+            client.begin("bob@elsewhere.test", sender="anna@dom.fr")
+            assert client.data(f"From: anna@dom.fr\r\nSubject: {subject}\r\n\r\n{body}".encode()).code == 250
+        sink.wait_until(lambda s: len(s.accepted) == 1)
+    (sent,) = sink.accepted
+    record = Zone({key.record_name: {"TXT": [key.record]}})
+    assert sent.content.count(b"DKIM-Signature:") == 1
+    assert oracle.verify(sent.content, dnsfunc=lambda name, **_: record(name.decode(), "TXT")[0].encode())
+    assert sent.content.endswith(body.encode()) is same
+    assert extensions is EXTENSIONS or sent.content.isascii()
+    assert sent.mail_parameters["SIZE"] == str(len(sent.content))
+
+
+def test_what_others_have_signed_is_not_converted(servers: Servers, keys: KeyFolder) -> None:
+    """Their signature would be false; the sender is told."""
+    with FaultServer(extensions=SEVEN_BIT) as sink, NameServer(ZONE) as dns:
+        way_out = ["--smarthost", f"127.0.0.1:{sink.address[1]}", "--dkim-keys", keys.path]
+        server = servers.start(*options(dns, *way_out))
+        with server.client() as client:
+            client.begin("carol@elsewhere.test", sender="bob@dom.fr")
+            foreign = "DKIM-Signature: v=1; a=rsa-sha256; d=bank.test; b=x\r\nFrom: eve@bank.test\r\n\r\nMüßiggang\r\n"
+            assert client.data(foreign.encode()).code == 250
+        failed = server.wait_event("delivery.failed")
+        assert "signed 8-bit text" in failed["reply"]
+        server.wait_event("message.stored", user="bob")
+    assert sink.accepted == []
+    (notice,) = server.messages("bob").values()
+    assert b"Status: 5.6.3" in notice

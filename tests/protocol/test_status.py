@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.faultserver import FaultServer, say
 from support.server import Server, Servers, clean_environment
 
 from smtpmail.admin.status import unseen
@@ -68,6 +69,21 @@ def test_a_message_that_waits_for_long(server: Server) -> None:
     status, rows, _ = run(server)
     assert (status, rows["queue"]["level"]) == (1, "warning")
     assert "the oldest 5 h old" in rows["queue"]["text"]
+
+
+def test_a_receiver_that_does_not_believe_us(servers: Servers) -> None:
+    """What its code means, and what to do."""
+    with FaultServer({"MAIL": [say("450 4.7.26 unauthenticated")] * 9}) as receiver:
+        server = servers.start("--smarthost", f"127.0.0.1:{receiver.address[1]}")
+        with server.client() as client:
+            client.ehlo()
+            client.deliver(b"Subject: x\r\n\r\nx\r\n", "x@example.net")
+        server.wait_event("delivery.deferred")
+        status, rows, page = run(server)
+    assert (status, rows["refusals"]["level"]) == (1, "warning")
+    (found,) = rows["refusals"]["data"]
+    assert "4.7.26" in found["reply"] and "neither SPF nor DKIM" in found["meaning"]
+    assert "neither SPF nor DKIM" in page and "smtpmail dns check" in page
 
 
 @pytest.mark.parametrize(

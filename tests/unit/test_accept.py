@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from smtpmail.accept import MAX_HOPS, Accept, Accepted, reply_to
+from smtpmail.auth.inspector import Inspected
 from smtpmail.mail.address import NULL_PATH, Address, parse_address
 from smtpmail.mail.envelope import Envelope, Peer, Recipient
 from smtpmail.mail.route import Local, Remote, Route
+from smtpmail.outbound.mailboxes import Mailboxes
 from smtpmail.smtp.replies import Refusal
 from smtpmail.spool.content import MEMORY_LIMIT
 from smtpmail.spool.mailbox import Spool
@@ -168,6 +170,34 @@ def test_a_mailbox_that_fails_gets_it_later(door: Door) -> None:
         i.recipients for i in announced.queued
     ]
     assert door.queued().startswith(b"Received: ") and door.queued().endswith(b"Subject: x\n\nx\n")
+
+
+class Quarantine:
+    """An inspector whose verdict is Junk."""
+
+    def inspection(self, _envelope: Envelope) -> Quarantine:
+        return self
+
+    def write(self, data: bytes) -> None:
+        pass
+
+    def finish(self, header: bytes) -> Inspected:
+        return Inspected(header, junk=True)
+
+
+def test_what_is_junk_goes_to_junk_however_late(door: Door) -> None:
+    """A mailbox that could not take it when it came; after a restart the queue still knows where it belongs."""
+    door.accept.inspector = Quarantine()  # type: ignore[assignment]
+    (door.path / "bob").write_text("in the way")
+    door.take(to(BOB, CAROL), b"Subject: x\n\nx\n")
+    assert door.files("carol/Junk") == ["1", "1.status"]
+    (door.path / "bob").unlink()
+    (id_,) = door.queue.ids()
+    item = QueueStore(door.queue.path).load(id_)
+    with door.queue.open_content(item) as content:
+        (outcome,) = Mailboxes(Spool(str(door.path))).deliver("bob", item, [0], content).values()
+    assert outcome.delivered
+    assert (door.files("bob"), door.files("bob/Junk")) == (["Junk"], ["1", "1.status"])
 
 
 def test_no_mailbox_can_take_it(door: Door) -> None:

@@ -140,6 +140,36 @@ def test_rotation_with_dynamic_updates(tmp_path: Path) -> None:
     assert records[old.record_name] == {"TXT": [REVOKED]}
 
 
+def test_a_record_that_one_server_of_the_zone_lacks(tmp_path: Path) -> None:
+    """The resolver has asked another one: to switch now would make signatures false for some."""
+    folder = KeyFolder(str(tmp_path))
+    folder.create("dom.fr", "ed25519", "old")
+    (step, _) = rotation(folder, {}, now=time.time()).go_on("dom.fr")
+    (new,) = [key for key in folder.keys("dom.fr") if key.selector == step.selector]
+    turning = rotation(folder, {new.record_name: {"TXT": [new.record]}}, now=time.time())
+    turning._lacking = lambda record: f"ns2 lacks {record.name}"
+    assert [step.action for step in turning.go_on("dom.fr")] == ["publish"]
+    turning._lacking = lambda record: ""
+    assert [step.action for step in turning.go_on("dom.fr")] == ["switched"]
+
+
+def test_a_domain_that_fails_keeps_no_other_waiting(tmp_path: Path) -> None:
+    """What was done is told, also of the failing one; the exit status says that there was one."""
+    folder = KeyFolder(str(tmp_path))
+    for domain in ("a.test", "b.test"):
+        folder.create(domain, "ed25519", "old")
+    (tmp_path / "a.test" / "x.pem").write_text("no key")
+    (tmp_path / "a.test" / "x.pem").chmod(0o600)
+    result = run(tmp_path, "rotate", "--resolver", "127.0.0.1:9")
+    assert result.exit_code == 1
+    assert "a.test: " in result.stderr and "x.pem is no private key" in result.stderr
+    assert "b.test: the next key is " in result.stdout
+    listed = run(tmp_path, "list")
+    assert listed.exit_code == 1
+    assert "x.pem is no private key" in listed.stderr
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == ["a.test", "b.test", "b.test"]
+
+
 def test_a_young_key_stays(tmp_path: Path) -> None:
     folder = KeyFolder(str(tmp_path))
     folder.create("dom.fr", "ed25519", "k")

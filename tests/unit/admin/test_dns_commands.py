@@ -19,7 +19,7 @@ from smtpmail.admin.dns_records import Change, Record, Service, is_spf, merge, n
 from smtpmail.admin.dns_update import Key as UpdateKey
 from smtpmail.admin.dns_update import UpdateFailed, parse_key, plan
 from smtpmail.admin.lookup import Lookup
-from smtpmail.auth.dkim_keys import NEXT, SIGNING, Key, KeyFolder
+from smtpmail.auth.dkim_keys import NEXT, RETIRED, SIGNING, Key, KeyFolder
 from smtpmail.cli import cli
 from smtpmail.dns.errors import DNSError
 from smtpmail.dns.resolver import Resolver
@@ -236,6 +236,9 @@ KEY_RECORD = Record("k._domainkey.dom.fr.", "TXT", '"v=DKIM1; p=AAAA"', "")
         (SRV, ["0 1 1993 mail.dom.fr."], Change(SRV.name, "SRV", (SRV.value,), ("0 1 1993 mail.dom.fr.",))),
         (SRV, ["0 1 993 mail.dom.fr.", "0 1 143 mail.dom.fr."], Change(SRV.name, "SRV", (), ("0 1 143 mail.dom.fr.",))),
         (SRV, ["0 1 993 other.net."], Change(SRV.name, "SRV", (SRV.value,))),
+        # A record without its version is a key's all the same, and blanks make no other kind of record.
+        (KEY_RECORD, ['"k=rsa; p=BBBB"'], Change("k", "TXT", ('"v=DKIM1; p=AAAA"',), ('"k=rsa; p=BBBB"',))),
+        (DMARC_RECORD, ['"v = DMARC1; p=reject"'], None),
         (A, ["192.0.2.80"], Change("mail.dom.fr.", "A", ("192.0.2.10",))),
         (A, ["192.0.2.10", "192.0.2.80"], None),
     ],
@@ -339,7 +342,13 @@ def test_a_good_zone_has_nothing_wrong(key: Key) -> None:
         ({"_dmarc": ['"v=DMARC1; p=reject"']}, SIGNING, ("dmarc", "ok")),
         ({"_smtp._tls": []}, SIGNING, ("tls-rpt", "warning")),
         ({"": ['"v=spf1 -all"'], "k": []}, SIGNING, ("message", "error")),
-        ({"": ['"v=spf1 -all"']}, SIGNING, ("message", "ok")),
+        ({"": ['"v=spf1 -all"']}, SIGNING, ("message", "warning")),
+        ({"k": []}, SIGNING, ("message", "warning")),
+        ({"k": []}, RETIRED, ("dkim", "warning")),
+        ({"k": ['"v=DKIM1; p="']}, SIGNING, ("dkim", "error")),
+        ({"k": ['"v=DKIM1; p=AAAA"', "{key}"]}, SIGNING, ("dkim", "error")),
+        ({"k": ["{testing}"]}, SIGNING, ("dkim", "warning")),
+        ({"_dmarc": ['"v=DMARC1; p=none"', '"v=DMARC1; p=reject"']}, SIGNING, ("dmarc", "error")),
     ],
 )
 def test_what_receivers_would_conclude(
@@ -347,7 +356,11 @@ def test_what_receivers_would_conclude(
 ) -> None:
     names = {"k": f"{key.record_name}.", "": "dom.fr."}
     zone = {**GOOD, (f"{key.record_name}.", "TXT"): [quoted(key.record)]}
-    zone |= {(names.get(name, f"{name}.dom.fr."), "TXT"): values for name, values in changes.items()}
+    texts = {"{key}": quoted(key.record), "{testing}": quoted(f"{key.record}; t=y")}
+    zone |= {
+        (names.get(name, f"{name}.dom.fr."), "TXT"): [texts.get(value, value) for value in values]
+        for name, values in changes.items()
+    }
     assert expected in levels(zone, replace(key, state=state))
 
 
@@ -369,6 +382,48 @@ def test_services(values: list[str], services: list[Service], level: str | None)
     zone = table({**GOOD, ("_imaps._tcp.dom.fr.", "SRV"): values})
     found = [finding for finding in findings(host, zone, look_at_port=False) if finding.check == "srv"]
     assert [finding.level for finding in found] == ([level] if level else [])
+
+
+def test_every_key_is_looked_at(key: Key, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """One that does not answer keeps no other from being looked at."""
+    folder = KeyFolder(str(tmp_path_factory.mktemp("more")))
+    others = [folder.create("dom.fr", "ed25519", name, state) for name, state in (("n", NEXT), ("o", RETIRED))]
+    zone = {**GOOD, (f"{key.record_name}.", "TXT"): [quoted(key.record)]}
+    zone[f"{others[1].record_name}.", "TXT"] = ['"v=DKIM1; p="']
+    host = MailHost("mail.dom.fr", ["dom.fr"], [FOUR], keys=[*others, key])
+
+    def lookup(name: str, kind: str) -> list[str]:
+        if name.startswith("n._domainkey"):
+            raise DNSError("SERVFAIL")
+        return table(zone)(name, kind)
+
+    found = {f.subject: (f.level, f.text) for f in findings(host, lookup, look_at_port=False) if f.check == "dkim"}
+    assert found == {
+        "n._domainkey.dom.fr": ("warning", "SERVFAIL"),
+        "o._domainkey.dom.fr": ("ok", "the old key is withdrawn"),
+        "k._domainkey.dom.fr": ("ok", "the key's record is right: it signs"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("spf", "key_record", "policy", "text"),
+    [
+        ("v=spf1 mx -all", "{key}", "reject", "a receiver believes it (SPF pass, DKIM pass, DMARC pass)"),
+        ("v=spf1 mx -all", "", "reject", "by SPF alone (SPF pass, DKIM permerror, DMARC pass): forwarded mail"),
+        ("v=spf1 -all", "{key}", "reject", "by DKIM alone (SPF fail, DKIM pass, DMARC pass): 192.0.2.10 may not send"),
+        ("v=spf1 -all", "", "reject", "a receiver refuses it (SPF fail, DKIM permerror, DMARC fail): nothing proves"),
+        ("v=spf1 -all", "", "quarantine", "a receiver puts it into Junk (SPF fail"),
+        ("v=spf1 -all", "", "none", "a receiver doubts it (SPF fail"),
+        ("v=spf1 mx -all", "{key}", "", "can't tell whether it is from dom.fr (SPF pass, DKIM pass, DMARC none)"),
+    ],
+)
+def test_the_message_in_mind_in_plain_words(key: Key, spf: str, key_record: str, policy: str, text: str) -> None:
+    zone = {**GOOD, ("dom.fr.", "TXT"): [f'"{spf}"']}
+    zone[f"{key.record_name}.", "TXT"] = [quoted(key.record)] if key_record else []
+    zone["_dmarc.dom.fr.", "TXT"] = [f'"v=DMARC1; p={policy}"'] if policy else []
+    host = MailHost("mail.dom.fr", ["dom.fr"], [FOUR], keys=[key])
+    (found,) = [f for f in findings(host, table(zone), look_at_port=False) if f.check == "message"]
+    assert text in found.text, found.text
 
 
 def test_mail_that_is_not_signed() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 from support.zone import Zone
 
 from smtpmail.auth.dkim import Verification
-from smtpmail.auth.dkim_keys import KeyFolder
+from smtpmail.auth.dkim_keys import RETIRED, KeyFolder
 from smtpmail.auth.fields import MAX_HEADER, split_header
 from smtpmail.auth.signing import CannotSign, Signer, Signing
 
@@ -85,6 +86,45 @@ def test_keys_are_read_again(signer: Signer, folder: KeyFolder) -> None:
     assert signer.keys_for(split_header(b"From: a@dom.fr\n"), own=False)[0].selector == "k"
     signer.reload()
     assert signer.keys_for(split_header(b"From: a@dom.fr\n"), own=False)[0].selector == key.selector
+
+
+def test_a_key_that_cannot_be_read_beside_one_that_can(signer: Signer, folder: KeyFolder) -> None:
+    """It is named; the other one signs."""
+    folder.create("dom.fr", "ed25519", "new")
+    Path(folder.path, "dom.fr", "new.pem").write_text("no key")
+    keys, errors = signer.reload()
+    assert [key.selector for key in keys if key.domain == "dom.fr"] == ["k"]
+    assert "new.pem" in errors[0]
+    assert signer.keys_for(split_header(b"From: anna@dom.fr\n"), own=False)[0].selector == "k"
+
+
+def test_a_rotation_is_seen_without_a_word(signer: Signer, folder: KeyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key that signs was renamed; a new key alone waits until somebody asks for it to be read."""
+    monkeypatch.setattr("smtpmail.auth.signing.LOOK_SECONDS", 0.0)
+    signer.reload()
+    new = folder.create("dom.fr", "ed25519", "new")
+    assert not signer.is_outdated()
+    (old,) = [key for key in folder.keys("dom.fr") if key.selector == "k"]
+    folder.move(old, RETIRED)
+    assert signer.is_outdated()
+    signer.reload()
+    assert not signer.is_outdated()
+    assert signer.keys_for(split_header(b"From: anna@dom.fr\n"), own=False)[0].selector == new.selector
+
+
+def test_a_folder_that_is_gone_for_a_while(signer: Signer, folder: KeyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smtpmail.auth.signing.LOOK_SECONDS", 0.0)
+    signer.reload()
+    Path(folder.path).rename(f"{folder.path}.away")
+    assert not signer.is_outdated()
+    Path(f"{folder.path}.away").rename(folder.path)
+
+
+def test_without_cryptography(signer: Signer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.serialization", None)
+    keys, errors = signer.reload()
+    assert keys == []
+    assert "the Python package cryptography can't be loaded" in errors[0]
 
 
 def test_a_folder_that_is_gone(tmp_path: Path) -> None:

@@ -140,3 +140,22 @@ def test_dnspython_comes_with_the_first_question() -> None:
 
     code = "import sys, smtpmail.dns.resolver, smtpmail.outbound.destinations; sys.exit('dns.message' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_cache_is_bounded_in_octets(names: NameServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stranger's records of 64 KiB push out others; they fill no memory."""
+    monkeypatch.setattr(module, "CACHE_OCTETS", 100)
+    asked = Resolver([names.endpoint])
+    for _ in range(3):
+        asked.lookup("text.test", "TXT")
+    assert names.asked["text.test", "TXT"] == 1
+    for _ in range(2):
+        for name in ("one.test", "mx1.one.test", "alias.test"):
+            asked.lookup(name, "A" if name.startswith("mx1") else "MX")
+    asked.lookup("text.test", "TXT")
+    assert names.asked["text.test", "TXT"] == 2
+    monkeypatch.setattr(module, "CACHE_OCTETS", 10)
+    for _ in range(2):
+        asked.lookup("one.test", "MX")
+    assert names.asked["one.test", "MX"] > 2
+    assert asked._cached_octets == 0

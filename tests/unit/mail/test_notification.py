@@ -254,3 +254,22 @@ def test_a_stranger_gets_little_carried() -> None:
     assert returned.get_content_type() == "text/rfc822-headers"
     assert len(returned.get_content()) <= STRANGER_LIMIT
     assert b"A long advert" not in made(Kind.FAILURE, [REFUSED], of)
+
+
+@pytest.mark.parametrize("kind", [Kind.DELAY, Kind.FAILURE])
+@pytest.mark.parametrize(
+    ("status", "reply", "text"),
+    [
+        ("5.7.25", "550 5.7.25 no PTR", "reverse DNS (PTR)"),
+        ("5.7.26", "550 5.7.26 unauthenticated", "neither SPF nor DKIM"),
+        ("5.7.29", "550 5.7.29 TLS", "without encryption"),
+        ("5.7.515", "550 5.7.515 Access denied", "Microsoft"),
+        ("5.4.7", "450 4.7.26 unauthenticated", "neither SPF nor DKIM"),
+    ],
+)
+def test_what_large_receivers_mean(kind: Kind, status: str, reply: str, text: str) -> None:
+    """Also while it is still tried, and when it was given up for that."""
+    message = report(kind, [QueuedRecipient("x@one.test", (), None, None, "failed", reply, "mx.one.test", status)])
+    human = message.get_body().get_content()  # type: ignore[union-attr]
+    assert reply in human
+    assert text in human
