@@ -162,6 +162,8 @@ def rotate(
             lacking=lacks,
         )
         domains = [domain] if domain else folder.domains()
+        if domain and domain not in folder.domains():
+            raise KeyFileError(f"{domain} has no key; smtpmail dkim new {domain} makes one")
     steps: list[Step] = []
     failed = False
     for name in domains:

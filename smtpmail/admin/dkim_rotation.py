@@ -9,7 +9,7 @@ from smtpmail.admin.dns_records import Record, absolute, quoted
 from smtpmail.admin.dns_update import Publisher
 from smtpmail.auth.dkim_keys import NEXT, RETIRED, SIGNING, Key, KeyFolder
 from smtpmail.auth.tags import without_blanks
-from smtpmail.dns.errors import NotFound
+from smtpmail.dns.errors import DNSError, NotFound
 
 REVOKED = "v=DKIM1; p="
 """The record of a key that is withdrawn (RFC 6376 3.6.1)."""
@@ -74,9 +74,16 @@ class Rotation:
                     continue
                 coming = [self._folder.create(domain, current.algorithm, state=NEXT)]
                 yield Step("made", domain, coming[0].selector, f"the next key is {coming[0].selector}")
-            if not self._is_published(coming[0]):
+            why = ""
+            try:
+                published = self._is_published(coming[0])
+            except DNSError as error:
+                if self._publisher is not None:
+                    raise
+                published, why = False, f" (now {error})"
+            if not published:
                 record = str(_record(coming[0], coming[0].record))
-                text = f"publish this record; {coming[0].selector} will sign when it is seen in the DNS:"
+                text = f"publish this record; {coming[0].selector} will sign when it is seen in the DNS{why}:"
                 yield Step("publish", domain, coming[0].selector, text, record)
                 continue
             self._switch(coming[0])

@@ -43,15 +43,16 @@ Syslog true
 _RSPAMD = """
 options {
   pidfile = "/run/rspamd.pid";
+  tempdir = "/run";
   filters = "dkim";
   disable_hyperscan = true;
+  url_tld = "/etc/lab/top-level";  # the usual list takes half a minute to compile
   dns { nameserver = ["192.0.2.53:53:1"]; timeout = 5s; }
 }
 logging { type = "console"; level = "notice"; }
-worker { type = "normal"; bind_socket = "127.0.0.1:11333"; count = 1; }
-actions { reject = 15; }
+worker "normal" { bind_socket = "127.0.0.1:11333"; count = 1; }
 modules { path = "/etc/lab/modules/"; }
-dkim { dkim_cache_size = 0; }
+dkim { dkim_cache_size = 1; }
 """
 
 
@@ -73,13 +74,16 @@ class Judge(Postfix):
         self.host.write("/etc/lab/opendmarc.conf", _OPENDMARC)
         self.host.write("/etc/lab/ignored", "127.0.0.1\n")
         self.host.write("/etc/lab/rspamd.conf", _RSPAMD)
+        self.host.write("/etc/lab/top-level", "test\n")
         self.host.path("/etc/lab/modules").mkdir()
         self.host.run("opendkim-genkey", "-b", "2048", "-d", self.domain, "-s", "s", "-D", "/etc/lab")
 
     def launch(self) -> None:
         self.host.daemon("opendkim", "-f", "-x", "/etc/lab/opendkim.conf", port=8891)
         self.host.daemon("opendmarc", "-f", "-c", "/etc/lab/opendmarc.conf", port=8893)
-        self.host.daemon("rspamd", "-f", "-c", "/etc/lab/rspamd.conf", "-u", "root", "-g", "root", "-i", port=11333)
+        with self.host.path("/run/rspamd.out").open("wb") as output:
+            command = ("rspamd", "-f", "-c", "/etc/lab/rspamd.conf", "-u", "root", "-g", "root", "-i")
+            self.host.spawn(*command, stdout=output, stderr=output)
         super().launch()
 
     def key_record(self) -> str:
@@ -127,5 +131,6 @@ class Judge(Postfix):
 
     def rspamd(self, message: bytes) -> str:
         """What rspamd says of a message: its symbols."""
+        wait_until(lambda: self.host.listens("127.0.0.1", 11333), "rspamd listening", 60)
         self.host.path("/run/message").write_bytes(message.replace(b"\n", b"\r\n"))
         return self.host.run("rspamc", "-h", "127.0.0.1:11333", "symbols", "/run/message").stdout

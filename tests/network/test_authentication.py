@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import re
 import smtplib
-import subprocess
 import sys
 import threading
 import time
@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from smtpmail.auth.dkim_keys import KeyFolder
+from smtpmail.dns.wire import authoritative
 
 from . import certificates, nameservers
 from .conftest import TLS_OPTIONS
@@ -28,12 +29,11 @@ WEEK_OLD = 10 * 86400.0
 
 @pytest.fixture(scope="module")
 def keys(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> KeyFolder:
-    """The keys of dom.test, one of each algorithm, published."""
+    """The key of dom.test, published."""
     folder = KeyFolder(str(tmp_path_factory.mktemp("keys")))
-    for algorithm in ("rsa", "ed25519"):
-        key = folder.create("dom.test", algorithm)
-        parts = [f'"{key.record[i : i + 255]}"' for i in range(0, len(key.record), 255)]
-        nameservers.publish(lab["dns"], "_domainkey.dom.test.", key.selector, " ".join(parts))
+    key = folder.create("dom.test", "rsa")
+    parts = [f'"{key.record[i : i + 255]}"' for i in range(0, len(key.record), 255)]
+    nameservers.publish(lab["dns"], "_domainkey.dom.test.", key.selector, " ".join(parts))
     return folder
 
 
@@ -56,9 +56,8 @@ def test_what_we_sign_is_believed(ours: Program, judge: Judge) -> None:
     """By OpenDKIM and OpenDMARC in front of Postfix, by Mail::DKIM and by rspamd; p=reject."""
     sent = ours.post("alice@judge.test", body="Hi  Alice.\n\n\n.dots.  \n\tend \n\n\n")
     path = judge.file(sent.subject)
-    assert judge.results(path) == {"dkim": "pass", "spf": "pass", "dmarc": "pass"}
+    assert judge.results(path) == {"dkim": "pass", "spf": "pass", "dmarc": "pass"}, path.read_text()
     message = path.read_bytes()
-    assert message.count(b"DKIM-Signature:") == 2
     assert "verify result: pass" in judge.mail_dkim(message)
     assert "R_DKIM_ALLOW" in judge.rspamd(message)
     changed = message.replace(b"Hi  Alice", b"Hi Mallory")
@@ -202,20 +201,19 @@ def test_a_key_is_rotated_under_traffic(lab: Lab, ours: Program, judge: Judge, k
     with Traffic(ours) as traffic:
         signs(first)
         steps = rotate("--key-file", str(tsig))
-        assert [step["action"] for step in steps] == ["made", "switched"] * 2
+        assert [step["action"] for step in steps] == ["made", "switched"]
         second = rsa()
         signs(second)
         # By hand: the record is shown until it is seen.
         for _ in range(2):
-            shown = [step for step in rotate() if step["action"] == "publish"]
-            assert len(shown) == 2
+            shown = rotate()[-1]
+            assert shown["action"] == "publish"
         assert rsa() == second
-        for step in shown:
-            value = step["record"].partition(" TXT ")[2]
-            assert value in smtpmail(ours, "dkim", "show", "--dkim-keys", keys.path)
-            nameservers.publish(lab["dns"], "_domainkey.dom.test.", step["selector"], value)
+        value = shown["record"].partition(" TXT ")[2]
+        assert value in smtpmail(ours, "dkim", "show", "--dkim-keys", keys.path)
+        nameservers.publish(lab["dns"], "_domainkey.dom.test.", shown["selector"], value)
         time.sleep(2)  # that there was no record is known for a second
-        assert [step["action"] for step in rotate()] == ["switched"] * 2
+        assert [step["action"] for step in rotate()] == ["switched"]
         third = rsa()
         signs(third)
     assert len({first, second, third}) == 3
@@ -226,13 +224,8 @@ def test_a_key_is_rotated_under_traffic(lab: Lab, ours: Program, judge: Judge, k
     for path in Path(keys.path, "dom.test").glob("*.retired"):
         os.utime(path, (time.time() - WEEK_OLD,) * 2)
     steps = rotate("--key-file", str(tsig), "--older-than", "90")
-    assert [step["action"] for step in steps] == ["removed"] * 4
-    said = subprocess.run(
-        judge.host.command("dkimproxy-verify"), input=_crlf(judge.file(traffic.subjects[0], "carol")),
-        capture_output=True, check=False,
-    ).stdout  # fmt: skip
-    assert b"verify result: pass" not in said
-
-
-def _crlf(path: Path) -> bytes:
-    return path.read_bytes().replace(b"\n", b"\r\n")
+    assert [step["action"] for step in steps] == ["removed"] * 2
+    authority = ipaddress.ip_address(nameservers.AUTHORITY[0])
+    for selector in (first, second):
+        found = ours.host.call(authoritative, authority, f"{selector}._domainkey.dom.test", "TXT")
+        assert found == ['"v=DKIM1; p="']

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+import smtplib
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import dkim as oracle
 import pytest
 from support.client import Answer
-from support.faultserver import EXTENSIONS, FaultServer
+from support.faultserver import EXTENSIONS, FaultServer, say
 from support.nameserver import NameServer
-from support.server import Server, Servers, clean_environment, program
+from support.server import Server, Servers, clean_environment, program, split_address
+from support.tls import Certificate
 from support.zone import Zone
 
 from smtpmail.admin.dns_records import quoted
@@ -203,3 +207,73 @@ def test_what_others_have_signed_is_not_converted(servers: Servers, keys: KeyFol
     assert sink.accepted == []
     (notice,) = server.messages("bob").values()
     assert b"Status: 5.6.3" in notice
+
+
+def test_whose_mail_is_signed(servers: Servers, keys: KeyFolder, certificate: Certificate, tmp_path: Path) -> None:
+    """That of devices, of programs, and notifications; what others wrote leaves as it came, signature and all."""
+    (key,) = keys.signing("dom.fr")
+    (tmp_path / "users").write_text("bob\n")
+    devices = str(tmp_path / "devices")
+    made = subprocess.run(
+        [*program(), "device", "add", "bob", "phone", "--devices", devices, "-s", "dom.fr"],
+        capture_output=True, text=True, check=True, env=clean_environment(),
+    ).stdout  # fmt: skip
+    found = re.search(r"^Password: +(\S+)$", made, re.MULTILINE)
+    assert found
+    password = found[1]
+    theirs = KeyFolder(str(tmp_path / "theirs"))
+    Path(theirs.path).mkdir()
+    their_key = theirs.create("shop.test", "rsa", "t")
+    text = b"From: eve@shop.test\r\nSubject: M\xc3\xbc\xc3\x9fig  x\r\n\r\n\xc3\xbc \r\n"
+    foreign = oracle.sign(text, b"t", b"shop.test", Path(theirs.path, "shop.test", "t.pem").read_bytes()) + text
+    with FaultServer() as sink, NameServer(ZONE) as dns:
+        server = servers.start(
+            *options(dns, "--smarthost", f"127.0.0.1:{sink.address[1]}", "--dkim-keys", keys.path),
+            *certificate.options, "--submission-listen", "127.0.0.1:0", "--devices", devices,
+            "--users", str(tmp_path / "users"),
+        )  # fmt: skip
+        (server.spool / "bob").mkdir()
+        (server.spool / "bob" / ".forward").write_text("x@elsewhere.test\n")
+        context = certificate.client_context()
+        context.check_hostname = False
+        host, port = split_address(server.wait_event("server.started")["submission"][0])
+        with smtplib.SMTP_SSL(host, port, context=context, timeout=60) as client:
+            client.login("bob", password)
+            client.sendmail(
+                "bob@dom.fr", ["device@elsewhere.test"], b"From: Bob <bob@dom.fr>\r\nSubject: x\r\n\r\nx\r\n"
+            )
+        loopback = "{}:{}".format(*server.address())
+        subprocess.run(
+            [sys.executable, "-c", "from smtpmail.admin.sendmail import main; main()", "-f", "bob@dom.fr",
+             "program@elsewhere.test"],
+            input=b"Subject: x\n\nx\n", check=True, timeout=60,
+            env=clean_environment({"SMTPMAIL_LOOPBACK": loopback, "SMTPMAIL_SUFFIX": "dom.fr"}),
+        )  # fmt: skip
+        sink.wait_until(lambda s: len(s.accepted) == 2)
+        with server.client("network") as network:
+            network.begin("bob@dom.fr", sender="eve@shop.test", parameters=" BODY=8BITMIME")
+            assert network.data(foreign).code == 250
+        sink.wait_until(lambda s: len(s.accepted) == 3)
+        with server.client("network") as network:
+            network.begin("bob@dom.fr", sender="list@shop.test")
+            assert network.data(b"From: bob@dom.fr\r\nList-Id: <l.shop.test>\r\n\r\nx\r\n").code == 250
+        sink.wait_until(lambda s: len(s.accepted) == 4)
+        sink.script["RCPT"] = say("550 5.1.1 no")
+        with server.client() as client:
+            client.begin("gone@elsewhere.test", sender="eve@shop.test")
+            assert client.data(b"From: eve@shop.test\r\n\r\nx\r\n").code == 250
+        server.wait_event("delivery.failed")
+        sink.script.clear()
+        sink.wait_until(lambda s: len(s.accepted) == 5)
+    device, programs, forwarded, by_list, notice = (message.content for message in sink.accepted)
+    records = Zone({k.record_name: {"TXT": [k.record]} for k in (key, their_key)})
+
+    def verifies(message: bytes) -> bool:
+        return bool(oracle.verify(message, dnsfunc=lambda name, **_: records(name.decode(), "TXT")[0].encode()))
+
+    for message in (device, programs, notice):
+        assert b"; d=dom.fr;" in message.partition(b"Received:")[0]
+        assert verifies(message)
+    assert b"d=dom.fr" not in forwarded + by_list
+    assert forwarded.endswith(foreign)
+    assert verifies(forwarded)

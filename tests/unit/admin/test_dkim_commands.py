@@ -58,6 +58,7 @@ def test_a_second_key(tmp_path: Path) -> None:
         (["new", "../etc"], 2, "not a domain name"),
         (["new", "dom.fr", "--selector", "../x"], 1, "is no selector"),
         (["show", "dom.fr"], 1, "there is no such key"),
+        (["rotate", "dom.fr"], 1, "dom.fr has no key; smtpmail dkim new dom.fr makes one"),
     ],
 )
 def test_what_is_refused(tmp_path: Path, arguments: list[str], status: int, text: str) -> None:
@@ -164,6 +165,9 @@ def test_a_domain_that_fails_keeps_no_other_waiting(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "a.test: " in result.stderr and "x.pem is no private key" in result.stderr
     assert "b.test: the next key is " in result.stdout
+    # What is to be published is shown whatever the DNS does.
+    assert "publish this record" in result.stdout
+    assert "_domainkey.b.test. 3600 IN TXT " in result.stdout
     listed = run(tmp_path, "list")
     assert listed.exit_code == 1
     assert "x.pem is no private key" in listed.stderr
