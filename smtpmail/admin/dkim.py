@@ -15,6 +15,7 @@ from smtpmail.admin.dkim_rotation import Rotation, Step
 from smtpmail.admin.dns_records import Record, absolute, quoted
 from smtpmail.admin.dns_update import Publisher, UpdateFailed, lacking, parse_key
 from smtpmail.auth.dkim_keys import NEXT, RETIRED, SIGNING, Key, KeyFileError, KeyFolder
+from smtpmail.auth.lookup import is_or_below
 from smtpmail.dns.errors import DNSError
 from smtpmail.dns.resolver import Resolver
 from smtpmail.mail.address import AddressSyntaxError, normal_domain
@@ -162,7 +163,7 @@ def rotate(
             lacking=lacks,
         )
         domains = [domain] if domain else folder.domains()
-        if domain and domain not in folder.domains():
+        if domain and not any(is_or_below(domain, known) for known in folder.domains()):
             raise KeyFileError(f"{domain} has no key; smtpmail dkim new {domain} makes one")
     steps: list[Step] = []
     failed = False

@@ -81,6 +81,8 @@ def look(settings: Config) -> Iterator[Row]:
     yield _listeners(settings)
     if settings.tls_cert:
         yield _certificate(settings)
+    if settings.dkim_keys:
+        yield _keys(settings.dkim_keys)
     items = list(QueueStore(settings.queue).load_all()) if _may_read(settings.queue) else []
     yield _queue(settings, items)
     yield _mailboxes(settings)
@@ -153,6 +155,30 @@ def _certificate(settings: Config) -> Row:
         return Row("certificate", CRITICAL, str(error))
     level = {"ok": OK, "warning": WARNING}.get(found.level, CRITICAL)
     return Row("certificate", level, found.text, [found.advice] if found.advice else [])
+
+
+def _keys(path: str) -> Row:
+    """The keys that sign mail, and those whose record somebody has to publish."""
+    # Loaded only here: not everybody signs.
+    from smtpmail.auth.dkim_keys import NEXT, KeyFileError, KeyFolder, those_that_sign  # noqa: PLC0415
+
+    folder = KeyFolder(path)
+    try:
+        found = [folder.readable(domain) for domain in folder.domains()]
+    except KeyFileError as error:
+        return Row("dkim", CRITICAL, str(error))
+    signing = [f"{key.domain}/{key.selector}" for keys, _ in found for key in those_that_sign(keys)]
+    waiting = [f"{key.domain}/{key.selector}" for keys, _ in found for key in keys if key.state == NEXT]
+    wrong = [complaint for _, complaints in found for complaint in complaints]
+    data = {"signing": signing, "waiting": waiting}
+    text = f"{_count(len(signing), 'key')} for signatures"
+    if wrong or not signing:
+        return Row("dkim", CRITICAL, text, wrong or ["smtpmail dkim new DOMAIN makes one"], data)
+    if waiting:
+        text += f", {len(waiting)} to come"
+        details = [f"{name} signs when its record is in the DNS: smtpmail dkim show" for name in waiting]
+        return Row("dkim", WARNING, text, details, data)
+    return Row("dkim", OK, text, data=data)
 
 
 def _may_read(folder: str) -> bool:

@@ -16,6 +16,7 @@ _MAX_AUTHOR_FIELD = 8 * 1024
 _FIELD = re.compile(rb"[^\n]+\n?(?:[ \t][^\n]*\n?)*")
 _NAME = re.compile(rb"([!-9;-~]+)[ \t]*:")
 _FROM = re.compile(rb"from[ \t]*:", re.IGNORECASE)
+_RESULTS = re.compile(rb"authentication-results[ \t]*:", re.IGNORECASE)
 
 
 class Field(NamedTuple):
@@ -62,6 +63,11 @@ class MessageSplitter:
         self.overlong = False
         """Whether the header was longer than MAX_HEADER; no body is given then."""
 
+    @property
+    def hides_results(self) -> bool:
+        """Whether there is an Authentication-Results field behind MAX_HEADER, where nobody takes it out."""
+        return self._rest is not None and self._rest.has_results
+
     def write(self, data: bytes) -> None:
         """Takes the next piece."""
         if self._body is not None:
@@ -85,7 +91,7 @@ class MessageSplitter:
             self._start(0, 1)
             return
         end = self._head.find(b"\n\n", searched)
-        if (len(self._head) if end < 0 else end) >= MAX_HEADER:
+        if len(self._head) > MAX_HEADER if end < 0 else end >= MAX_HEADER:
             self.overlong = True
             whole = self._head.rfind(b"\n", 0, MAX_HEADER) + 1
             self._rest = _AuthorSearch()
@@ -111,6 +117,7 @@ class _AuthorSearch:
         self._line = b""
         self._in_author = False
         self._over = False
+        self.has_results = False
 
     def write(self, data: bytes) -> None:
         if self._over:
@@ -127,6 +134,7 @@ class _AuthorSearch:
     def _take(self, line: bytes) -> None:
         if line[:1] not in (b" ", b"\t"):
             self._in_author = _FROM.match(line) is not None
+            self.has_results = self.has_results or _RESULTS.match(line) is not None
         if self._in_author and len(self._found) < _MAX_AUTHOR_FIELD:
             self._found += line[:_MAX_AUTHOR_FIELD] + b"\n"
 

@@ -19,7 +19,7 @@ from smtpmail.auth.signing import CannotSign, Signer, Signing, sign_again
 from smtpmail.auth.verify import MessageCheck, Verdict
 from smtpmail.log import log
 from smtpmail.mail.envelope import Envelope
-from smtpmail.smtp.replies import Refusal, Reply
+from smtpmail.smtp.replies import HEADER_TOO_LARGE, Refusal, Reply
 from smtpmail.users.files import FileUnusable, Signature, read_text
 
 MAX_EXEMPTIONS = 1024 * 1024
@@ -152,6 +152,8 @@ class Incoming:
             # A mistake of ours is no reason to keep a message from its reader.
             log.exception("verification.error", id=self._envelope.id)
             return Inspected(without_forged(header, inspector.authserv_id))
+        if self._check.hides_results:
+            raise Refusal(HEADER_TOO_LARGE)
         disposition = verdict.disposition if inspector.mode == "enforce" else "none"
         self._tell(verdict, disposition)
         if disposition == "reject":

@@ -112,6 +112,11 @@ class MessageCheck:
             self._verification = Verification(self._header, self._now, self._authors)
         return self._verification.update
 
+    @property
+    def hides_results(self) -> bool:
+        """Whether a header beyond all measure has Authentication-Results where nobody looks."""
+        return self._splitter.hides_results
+
     def finish(self, lookup: Lookup, timeout: float, exemptions: Exemptions | None = None) -> Verdict:
         """The message is whole: asks all questions at once, and gives up after `timeout` seconds."""
         self._splitter.close()

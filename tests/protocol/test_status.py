@@ -14,6 +14,7 @@ from support.faultserver import FaultServer, say
 from support.server import Server, Servers, clean_environment
 
 from smtpmail.admin.status import unseen
+from smtpmail.auth.dkim_keys import NEXT, KeyFolder
 
 
 def run(server: Server, *options: str) -> tuple[int, dict[str, dict[str, Any]], str]:
@@ -69,6 +70,26 @@ def test_a_message_that_waits_for_long(server: Server) -> None:
     status, rows, _ = run(server)
     assert (status, rows["queue"]["level"]) == (1, "warning")
     assert "the oldest 5 h old" in rows["queue"]["text"]
+
+
+def test_keys(server: Server, tmp_path: Path) -> None:
+    """Those that sign, one that waits for its record, one that nobody can use."""
+    folder = KeyFolder(str(tmp_path / "keys"))
+    Path(folder.path).mkdir()
+    options = ("--dkim-keys", folder.path)
+    assert run(server, *options)[1]["dkim"]["level"] == "critical"
+    folder.create("dom.fr", "ed25519", "a")
+    assert run(server, *options)[1]["dkim"] | {"details": []} == {
+        "name": "dkim", "level": "ok", "text": "1 key for signatures", "details": [],
+        "data": {"signing": ["dom.fr/a"], "waiting": []},
+    }  # fmt: skip
+    folder.create("dom.fr", "ed25519", "b", NEXT)
+    row = run(server, *options)[1]["dkim"]
+    assert (row["level"], row["data"]["waiting"]) == ("warning", ["dom.fr/b"])
+    Path(folder.path, "dom.fr", "a.pem").chmod(0o644)
+    row = run(server, *options)[1]["dkim"]
+    assert row["level"] == "critical"
+    assert "chmod 600" in row["details"][0]
 
 
 def test_a_receiver_that_does_not_believe_us(servers: Servers) -> None:

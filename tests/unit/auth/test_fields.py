@@ -65,6 +65,14 @@ def test_of_a_huge_header_the_author_is_kept(size: int) -> None:
     assert body == b""
 
 
+@pytest.mark.parametrize("size", [1, MAX_HEADER, MAX_HEADER + 1])
+def test_the_limit_does_not_depend_on_the_pieces(size: int) -> None:
+    for excess in (0, 1):
+        header = b"X: " + b"x" * (MAX_HEADER - 4 + excess) + b"\n"
+        _, body, overlong = split(cut(header + b"\nbody", size))
+        assert (overlong, body) == ((True, b"") if excess else (False, b"body"))
+
+
 def test_a_line_without_end_costs_no_memory() -> None:
     header, _, overlong = split([b"A: " + b"x" * 100_000] * 100 + [b"\nFrom: a@b\n\n"])
     assert overlong

@@ -144,3 +144,15 @@ def test_a_fault_keeps_no_message_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("smtpmail.auth.verify.MessageCheck.finish", broken)
     found = inspect(inspector(), message("ceo@bank.example"), envelope())
     assert (found.header, found.results) == (b"From: ceo@bank.example\nSubject: x\n", b"")
+
+
+@pytest.mark.parametrize("mode", ["mark", "enforce"])
+def test_forged_results_where_nobody_looks(mode: str) -> None:
+    """Behind 256 KiB of header they can't be taken out, and a reader may believe them."""
+    filling = b"X: " + b"x" * 996 + b"\n"
+    forged = b"authentication-results : mx.dom.fr; dmarc=pass\n"
+    text = b"From: a@other.example\n" + filling * 300 + forged + b"\nHi.\n"
+    with pytest.raises(Refusal) as refused:
+        inspect(inspector(mode), text, envelope())
+    assert str(refused.value.reply).startswith("552 5.3.4 ")
+    assert not inspect(inspector(mode), text.replace(forged, b"") + forged, envelope()).junk
