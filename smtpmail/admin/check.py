@@ -10,8 +10,12 @@ import click
 
 from smtpmail.admin import cluster
 from smtpmail.admin.aliases import aliases_findings
+from smtpmail.auth import exempt
+from smtpmail.auth.dkim_keys import KeyFileError, KeyFolder, those_that_sign
+from smtpmail.auth.lookup import is_or_below
 from smtpmail.mail.address import Address
 from smtpmail.settings import judgement, privileges
+from smtpmail.settings.config import Config
 from smtpmail.settings.finding import Finding
 from smtpmail.settings.options import SettingsCommand, load_config
 from smtpmail.users.blocked import BlockedFile
@@ -25,14 +29,20 @@ def check(ctx: click.Context, as_json: bool) -> None:
     """Check the configuration, users, aliases and the certificate; no port is opened, nothing is made or changed.
 
     Takes the options of the server, and judges as its start does. Exit status 0: it would start. 1: it would, but the
-    users or the aliases are wrong, and mail is refused by it, or what hosts share can't keep its promises. 2: it would
-    not start.
+    users, the aliases or the keys are wrong, and mail is refused or unsigned by it, or what hosts share can't keep its
+    promises. 2: it would not start.
     """
     settings = load_config(ctx)
     judgement.require_answers(settings)
     with privileges.acting_as(privileges.server_account(settings)):
         judged = list(judgement.judge(settings, os.environ))
-        users = [*users_findings(settings.users), *aliases_findings(settings), *blocked_findings(settings.blocked)]
+        users = [
+            *users_findings(settings.users),
+            *aliases_findings(settings),
+            *blocked_findings(settings.blocked),
+            *keys_findings(settings),
+            *exempt_findings(settings.verify_exempt),
+        ]
     if not any(finding.level == "error" for finding in judged):
         judged += cluster.ownership(settings)
     # Whoever could not look at the spool would wait here, too. What gluster says it says to root alone.
@@ -59,6 +69,43 @@ def blocked_findings(path: str | None) -> Iterator[Finding]:
     BlockedFile(path, lambda count, found: complaints.extend(found)).has(Address("a", "example.org"))
     for complaint in complaints:
         yield Finding("blocked", "--blocked", "error", f"{path}: {complaint}")
+
+
+def keys_findings(settings: Config) -> Iterator[Finding]:
+    """What is wrong with the keys that sign: the server starts all the same; mail leaves unsigned, or is refused."""
+    if settings.dkim_keys is None:
+        return
+    folder = KeyFolder(settings.dkim_keys)
+    signing: set[str] = set()
+    try:
+        for domain in folder.domains():
+            keys, complaints = folder.readable(domain)
+            if those_that_sign(keys):
+                signing.add(domain)
+            for complaint in complaints:
+                yield Finding("dkim", "--dkim-keys", "error", complaint)
+    except KeyFileError as error:
+        yield Finding("dkim", "--dkim-keys", "error", str(error))
+        return
+    for domain in settings.domains:
+        if not any(is_or_below(domain, known) for known in signing):
+            yield Finding(
+                "dkim", "--dkim-keys", "warning", f"there is no key that signs mail of {domain}",
+                f"smtpmail dkim new {domain} makes one",
+            )  # fmt: skip
+
+
+def exempt_findings(path: str | None) -> Iterator[Finding]:
+    """What is wrong with the file of exemptions: such a line lets nobody through."""
+    if path is None:
+        return
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            _, complaints = exempt.parse(file)
+    except OSError:
+        return  # the judgement has said it
+    for complaint in complaints:
+        yield Finding("exempt", "--verify-exempt", "error", f"{path}: {complaint}")
 
 
 def users_findings(path: str | None) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from smtpmail.auth.dkim_keys import KeyFolder
 from smtpmail.cli import cli
 
 NOW = datetime.datetime.now(datetime.UTC)
@@ -163,3 +164,20 @@ def test_the_shown_configuration_is_a_file_that_says_the_same(tmp_path: Path) ->
         line.split("#")[0] for line in second.stdout.splitlines()
     ]
     assert "xn--bcher-kva.example" in first.stdout
+
+
+def test_keys_and_exemptions(tmp_path: Path) -> None:
+    """A key that nobody can use, a domain without one, a line that exempts nobody."""
+    keys = KeyFolder(str(tmp_path / "keys"))
+    Path(keys.path).mkdir()
+    (tmp_path / "exempt").write_text("friend@example.org\nno address at all\n")
+    options = ["--dkim-keys", keys.path]
+    result = check(tmp_path, *options)
+    assert (result.exit_code, "there is no key that signs mail of dom.fr" in result.output) == (0, True)
+    keys.create("dom.fr", "ed25519", "a")
+    assert check(tmp_path, *options).output == "smtpmail check: the configuration is valid\n"
+    Path(keys.path, "dom.fr", "a.pem").chmod(0o644)
+    result = check(tmp_path, *options)
+    assert (result.exit_code, "a.pem (mode 0644); chmod 600 it" in result.output) == (1, True)
+    result = check(tmp_path, "--verify-exempt", str(tmp_path / "exempt"))
+    assert (result.exit_code, "line 2: 'no address at all'" in result.output) == (1, True)
