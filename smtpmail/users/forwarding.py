@@ -71,8 +71,10 @@ class Forwarding:
 def _read(path: str) -> bytes:
     """Raises OSError; also for a file of somebody else, who would know the key."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(fd, "rb") as file:
+    try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_uid not in (0, os.geteuid()):
             raise PermissionError(errno.EPERM, "is no file of this account's own", path)
-        return file.read(1024).strip()
+        return os.read(fd, 1024).strip()
+    finally:
+        os.close(fd)
