@@ -27,7 +27,7 @@ _ROUTE = rf"(?:@{_DOMAIN}(?:,@{_DOMAIN})*:)?"
 # Dots where none may stand are in real use (a..b@, a.@), as are paths without brackets: taken, as by Postfix.
 _LENIENT_LOCAL = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\u0080-\U0010ffff.-]+"
 _LENIENT = rf"(?P<local>{_LENIENT_LOCAL}|{_QUOTED_STRING})@(?P<domain>{_DOMAIN}|{_LITERAL})"
-_PATH = re.compile(rf"<(?:{_ROUTE}{_LENIENT}|(?P<bare>{_LENIENT_LOCAL}|{_QUOTED_STRING})|(?P<null>))>")
+_PATH = re.compile(rf"< ?(?:{_ROUTE}{_LENIENT}|(?P<bare>{_LENIENT_LOCAL}|{_QUOTED_STRING})|(?P<null>)) ?>")
 _PATH_WITHOUT_BRACKETS = re.compile(rf"(?:{_LENIENT}|(?P<bare>{_LENIENT_LOCAL}))(?P<null>(?!))?(?= |$)")
 _ADDRESS = re.compile(_MAILBOX)
 _DOT_STRING_RE = re.compile(_DOT_STRING)

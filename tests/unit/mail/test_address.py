@@ -43,6 +43,8 @@ from smtpmail.smtp.parameters import parse_parameters
         ("<a..b@c>", Address("a..b", "c"), ""),
         ("<a.@c>", Address("a.", "c"), ""),
         ("<.a@c>", Address(".a", "c"), ""),
+        ("< a@c > SIZE=1", Address("a", "c"), " SIZE=1"),
+        ("< >", NULL_PATH, ""),
     ],
 )
 def test_path(text: str, address: Address, rest: str) -> None:
@@ -53,7 +55,7 @@ def test_path(text: str, address: Address, rest: str) -> None:
     "text",
     ["", "<", ">", "a@b>", "root", "<root>", "<a@b", "<@b>", "<a@>", "<a b@c>", "<a@b c>", "<a@b@c>", '<"a@b>',
      '<"a"b@c>', '<"a\n"@b>', "<a@b-.c>", "<a@-b>", "<a@.b>", "<a@b..c>", "<a@[1.2.3]>",
-     "<a@[IPv6:1.2.3.4]>", "<a@[tag:x]>", "<a@[]>", "<a@[192.0.2.1>", "<a\r\n@b>", "<a@b\0>", "< a@b>", "<a@b >",
+     "<a@[IPv6:1.2.3.4]>", "<a@[tag:x]>", "<a@[]>", "<a@[192.0.2.1>", "<a\r\n@b>", "<a@b\0>",
      "<<a@b>>", "<a@" + "x" * 256 + ">", "<@x:>", "<postmaster@>"],
 )  # fmt: skip
 def test_no_path(text: str) -> None:
