@@ -18,7 +18,7 @@ from .test_faults import COMMAND_POINTS, NO_CHUNKING, RECIPIENT, deferred_then_d
 def test_silence(start_ours: Callable[..., Program], serve_one: ServeOne, point: str) -> None:
     """A reply that never comes costs the configured patience, not the worker."""
     server = serve_one({point: [hang()]}, extensions=NO_CHUNKING)
-    ours = start_ours(*IMPATIENT, "--reply-timeout", "0.4s")
+    ours = start_ours(*IMPATIENT, "--reply-timeout", "1s")
     content = b"Subject: large\r\n\r\n" + b"0123456789\r\n" * (400_000 if point == "content" else 1)
     deferred_then_delivered(ours, server, ours.submit(content, RECIPIENT))
 
@@ -26,7 +26,7 @@ def test_silence(start_ours: Callable[..., Program], serve_one: ServeOne, point:
 def test_a_yes_whose_end_never_comes_is_one(start_ours: Callable[..., Program], serve_one: ServeOne) -> None:
     """The content was taken: sent again, it would be there twice."""
     server = serve_one({".": [hang(b"250-and\r\n")]}, extensions=NO_CHUNKING)
-    ours = start_ours(*IMPATIENT, "--reply-timeout", "0.4s")
+    ours = start_ours(*IMPATIENT, "--reply-timeout", "1s")
     sent = ours.post(RECIPIENT)
     ours.wait_for("delivery.succeeded", id=sent.id, recipient=RECIPIENT, timeout=40)
     assert not ours.events("delivery.deferred", id=sent.id)
@@ -36,7 +36,7 @@ def test_a_yes_whose_end_never_comes_is_one(start_ours: Callable[..., Program], 
 @pytest.mark.parametrize("point", [point for point in COMMAND_POINTS if point != "."])
 def test_half_a_reply_and_silence(start_ours: Callable[..., Program], serve_one: ServeOne, point: str) -> None:
     server = serve_one({point: [hang(b"250-and")]}, extensions=NO_CHUNKING)
-    ours = start_ours(*IMPATIENT, "--reply-timeout", "0.4s")
+    ours = start_ours(*IMPATIENT, "--reply-timeout", "1s")
     deferred_then_delivered(ours, server, ours.post(RECIPIENT))
 
 
