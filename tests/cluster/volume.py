@@ -131,7 +131,10 @@ class Volume:
                   if line.startswith("Number of entries")]  # fmt: skip
         if counts and set(counts) == {"0"}:
             return True
-        with contextlib.suppress(LabError):  # a brick is still on its way
+        with contextlib.suppress(LabError):
+            if "-" in counts:
+                # glusterd had not noticed yet that a brick was gone when it was to start it again.
+                self.restart_bricks()
             self.gluster("volume", "heal", NAME)
         time.sleep(1)
         return False
