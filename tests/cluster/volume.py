@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import time
@@ -108,22 +109,26 @@ class Volume:
 
     # -- bricks
 
-    def brick(self, host: Host) -> int:
-        """The process behind the brick of a host."""
-        for line in self.gluster("volume", "status", NAME, "detail").split("Brick  "):
-            words = dict(part.split(":", 1) for part in line.splitlines() if ":" in part)
-            if f"{host.addresses[0]}:{BRICK}" in line:
-                pid = next(value for key, value in words.items() if key.strip() == "Pid").strip()
-                return int(pid)
-        raise LabError(f"no brick on {host.name}")
+    def bricks(self) -> list[int]:
+        """The processes behind the bricks, in the order of the hosts; 0 for one that is not there."""
+        status = self.gluster("volume", "status", NAME, "detail")
+        pids = [int(pid) if pid.isdigit() else 0 for pid in re.findall(r"^Pid +: +(\S+)", status, re.MULTILINE)]
+        return [pid if pid and Path(f"/proc/{pid}/exe").exists() else 0 for pid in pids]
 
     def kill_brick(self, host: Host) -> None:
         """As a power cut of its disk's host would, to the others."""
-        os.kill(self.brick(host), signal.SIGKILL)
+        os.kill(self.bricks()[self.hosts.index(host)], signal.SIGKILL)
 
     def restart_bricks(self) -> None:
-        """Those that are not there."""
-        self.gluster("volume", "start", NAME, "force")
+        """Those that are not there. glusterd needs a moment to notice that one is gone, and starts none before."""
+
+        def started() -> bool:
+            with contextlib.suppress(LabError):
+                self.gluster("volume", "start", NAME, "force")
+                return len(pids := self.bricks()) == len(self.hosts) and all(pids)
+            return False
+
+        wait_until(started, "bricks", 90)
 
     def healed(self) -> bool:
         """Whether nothing waits for being copied to a brick that was away; else it is begun now."""
@@ -132,9 +137,6 @@ class Volume:
         if counts and set(counts) == {"0"}:
             return True
         with contextlib.suppress(LabError):
-            if "-" in counts:
-                # glusterd had not noticed yet that a brick was gone when it was to start it again.
-                self.restart_bricks()
             self.gluster("volume", "heal", NAME)
         time.sleep(1)
         return False
