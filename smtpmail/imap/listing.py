@@ -157,5 +157,5 @@ def _total_size(folder: MailFolder) -> int:
                 index.lines[place] = message.lines()
             finally:
                 message.close()
-            folder.touched = True
+            folder.learned()
     return sum(index.octets) + sum(index.lines)

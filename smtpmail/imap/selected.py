@@ -98,7 +98,7 @@ class Selected:
                     index.lines[place] = opened.lines()
                 finally:
                     opened.close()
-            self.folder.touched = True
+            self.folder.learned()
         return index.octets[place] + index.lines[place]
 
     # -- sets of numbers

@@ -21,8 +21,8 @@ from smtpmail.spool.reader.states import MAX_OCTETS, RECENT, Flags, parse
 
 MAX_UID = 2**32 - 1
 
-MAX_MESSAGE = 2**30
-"""Octets: a larger file is no message."""
+MAX_MESSAGE = 256 * 1024 * 1024
+"""Octets: a larger file is no message. Its owner may make one out of nothing, and it would be read whole."""
 
 SETTLED_NS = 20_000_000
 """Nanoseconds after which a change can't hide behind the mtime of an earlier one: clocks of file systems tick, each 10

@@ -19,7 +19,10 @@ from smtpmail.spool.folder import Folder
 from smtpmail.spool.reader import cache
 from smtpmail.spool.reader.index import MAX_UID, Index, Renumbered, read_flags, scan
 from smtpmail.spool.reader.lock import FolderLock, Numbers
-from smtpmail.spool.reader.mh_readers import MhReaders, note_changes, note_states
+from smtpmail.spool.reader.mh_readers import KNOWN, MhReaders, note_changes, note_states
+from smtpmail.spool.reader.renumbering import moved
+from smtpmail.spool.reader.shared import known_of
+from smtpmail.spool.reader.state_files import sync_states, write_state
 from smtpmail.spool.reader.states import DELETED, RECENT, Flags, text_of
 from smtpmail.spool.reader.ticks import TICK_NS, wait_for_tick
 from smtpmail.spool.reader.validity import new_validity, read_validity
@@ -82,10 +85,8 @@ class MailFolder:
         self._validity_above = validity_above
         self._removing = removing
         self._readers = MhReaders(folder)
+        self._known = known_of(folder)
         self._index: Index | None = None
-        self._saved: Index | None = None
-        self.touched = False
-        """Whether the index has learned something that the cache does not know."""
         self.validity = 0
         """UIDVALIDITY, once `refresh` was called."""
 
@@ -96,10 +97,16 @@ class MailFolder:
 
     def save(self) -> None:
         """Writes the cache if it would say something new."""
-        if self._index is not None and (self.touched or self._index is not self._saved):
-            cache.save(self.folder, self._index, self.validity)
-            self._saved = self._index
-            self.touched = False
+        known, index = self._known, self._known.index
+        with known.lock:
+            if index is None or known.validity != self.validity or (index is known.saved and not known.touched):
+                return
+            known.saved, known.touched = index, False
+        cache.save(self.folder, index, self.validity)
+
+    def learned(self) -> None:
+        """Something was added to the index: the cache will be written."""
+        self._known.touched = True
 
     # -- reading
 
@@ -137,18 +144,26 @@ class MailFolder:
                 note_changes(self.folder, now.sequences)
 
     def _look(self) -> Index:
-        if self._index is None:
-            self._index = self._saved = cache.load(self.folder, self.validity)
-        try:
-            index = scan(self.folder, self._index, self._lock.last_number)
-        except Renumbered:
-            self._renew_validity(self.validity)
-            raise Gone(errno.ESTALE, "its numbers were given anew", self.folder.path) from None
-        except OSError as error:
-            if error.errno == errno.ENOENT:
-                raise Gone(errno.ESTALE, "it was removed", self.folder.path) from None
-            raise
-        if index is not self._index and read_validity(self.folder) != self.validity:
+        known = self._known
+        with known.lock:
+            if known.validity != self.validity:
+                known.forget(self.validity)
+            if known.index is None:
+                known.index = known.saved = cache.load(self.folder, self.validity)
+            try:
+                known.index = scan(self.folder, known.index, self._lock.last_number)
+            except Renumbered:
+                index, packed = None, known.index
+                known.forget(0)
+            except OSError as error:
+                if error.errno == errno.ENOENT:
+                    raise Gone(errno.ESTALE, "it was removed", self.folder.path) from None
+                raise
+            else:
+                index = known.index
+        if index is None:
+            self._renew_validity(self.validity, packed)
+        if index is None or (index is not self._index and read_validity(self.folder) != self.validity):
             raise Gone(errno.ESTALE, "its numbers were given anew", self.folder.path)
         self._index = index
         return index
@@ -162,13 +177,18 @@ class MailFolder:
             index = self.refresh()
         return index
 
-    def _renew_validity(self, old: int = 0) -> int:
+    def _renew_validity(self, old: int = 0, known: Index | None = None) -> int:
+        """`known`: the folder before its numbers were given anew."""
         with self._lock.held(PATIENCE):
             current = read_validity(self.folder)
             if current and current != old:
                 return current
-            with contextlib.suppress(FileNotFoundError, OSError):
-                os.unlink(cache.CACHE, dir_fd=self.folder.fd)
+            for name in (cache.CACHE, KNOWN):
+                with contextlib.suppress(OSError):
+                    os.unlink(name, dir_fd=self.folder.fd)
+            if known is not None:
+                flags = moved(self.folder, known)
+                self._change_some(list(flags), lambda number, _: flags[number], None, [])
             return new_validity(self.folder, self._validity_above())
 
     def open_message(self, number: int) -> int:
@@ -223,12 +243,12 @@ class MailFolder:
         if not new:
             return list(done.values())
         wait_for_tick(fd)
-        temporary = [self._write_state(number, flags) for number, _, flags in new]
+        temporary = [write_state(self.folder, number, flags) for number, _, flags in new]
         # That a message is no longer recent may be forgotten in a power cut: nobody was told of it.
         durable = any(before - after != {RECENT} or after - before for _, before, after in new)
         try:
             if durable:
-                self._sync(temporary)
+                sync_states(self.folder, temporary)
             for (number, _, flags), name in zip(new, temporary, strict=True):
                 os.rename(name, f"{number}.status", src_dir_fd=fd, dst_dir_fd=fd)
                 done[number] = Changed(number, flags, self._modseq(number))
@@ -241,31 +261,6 @@ class MailFolder:
             os.fsync(fd)
             note_states(self.folder, {number: (before, after) for number, before, after in new})
         return list(done.values())
-
-    def _write_state(self, number: int, flags: Flags) -> str:
-        """A new state under a hidden name; we hold the lock, so one that is there was left by a crash."""
-        name = f".{number}.status"
-        create = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-        try:
-            file = self.folder.open_file(name, create)
-        except FileExistsError:
-            os.unlink(name, dir_fd=self.folder.fd)
-            file = self.folder.open_file(name, create)
-        try:
-            write_all(file, [text_of(flags)])
-        finally:
-            os.close(file)
-        return name
-
-    def _sync(self, names: Sequence[str]) -> None:
-        files = [_Opened(self.folder.open_file(name, os.O_RDONLY)) for name in names]
-        try:
-            for error in sync_files(files):
-                if error is not None:
-                    raise error
-        finally:
-            for file in files:
-                os.close(file.fd)
 
     def _modseq(self, number: int) -> int:
         try:
@@ -378,12 +373,3 @@ class MailFolder:
 
 
 _ANY = frozenset({b"\\Answered", b"\\Flagged"})
-
-
-class _Opened:
-    """A descriptor, for `sync_files`."""
-
-    __slots__ = ("fd",)
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd

@@ -37,10 +37,10 @@ KNOWN = ".sequences.known"
 LIMIT = 1024 * 1024
 """Octets: a longer file is none that a reader made, and is left alone."""
 
-LISTED_SECONDS = 0.5
+LISTED_SECONDS = 0.1
 """Whoever writes the sequences has listed the folder before, but not longer: what came later it may not know."""
 
-LOST_SECONDS = 3.0
+LOST_SECONDS = 2.5
 """After so many seconds deliveries have put back what a reader has left out because it did not know of it."""
 
 _UNSEEN = BY_FLAG[SEEN][0]

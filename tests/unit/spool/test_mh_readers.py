@@ -14,7 +14,7 @@ from support.spool import deliver
 
 from smtpmail.spool.mailbox import Spool
 from smtpmail.spool.reader.account import Account
-from smtpmail.spool.reader.mailfolder import MailFolder
+from smtpmail.spool.reader.mailfolder import Gone, MailFolder
 from smtpmail.spool.reader.mh_readers import KNOWN
 from smtpmail.spool.reader.sequences import change_sequences, members
 from smtpmail.spool.reader.states import Flags
@@ -181,6 +181,26 @@ def test_files_that_are_none(box: Box) -> None:
         os.mkfifo(box.path / name)
     box.store(1, frozenset({SEEN}))
     assert box.flags()[1] == "S"
+
+
+def test_flags_go_with_messages_that_are_packed(box: Box) -> None:
+    """nmh's `folder -pack` gives numbers anew and knows nothing of states."""
+    box.store(1, frozenset({b"\\Deleted", SEEN}))
+    box.store(4, frozenset({b"\\Flagged", b"$Work"}))
+    box.store(5, frozenset({SEEN}))
+    folder = box.open()
+    folder.refresh()
+    folder.remove([2], only_deleted=False)
+    folder.refresh()
+    folder.close()
+    for old, new in ((3, 2), (4, 3), (5, 4)):
+        (box.path / str(old)).rename(box.path / str(new))
+    box.mutt("unseen: 2-3\nflagged: 3\n")
+    with pytest.raises(Gone):
+        box.flags()
+    assert box.flags() == {1: "S", 2: "", 3: "F", 4: "S"}
+    assert set((box.path / "3.status").read_text().split()) >= {"\\Flagged", "$Work"}
+    assert "\\Deleted" in (box.path / "1.status").read_text()
 
 
 def test_many(box: Box) -> None:

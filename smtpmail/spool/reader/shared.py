@@ -1,0 +1,47 @@
+"""What the sessions of this process know of a folder together: one index, however many clients read it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+
+from smtpmail.spool.folder import Folder
+from smtpmail.spool.reader.index import Index
+
+
+class Known:
+    """Of one folder, as long as somebody has it open. `lock` is held during a look, so that one does it for all."""
+
+    __slots__ = ("__weakref__", "index", "lock", "saved", "touched", "validity")
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.validity = 0
+        """UIDVALIDITY that the index belongs to."""
+        self.index: Index | None = None
+        self.saved: Index | None = None
+        """The index that the cache file holds."""
+        self.touched = False
+        """Whether the index has learned something since."""
+
+    def forget(self, validity: int) -> None:
+        """Begins anew, for another UIDVALIDITY."""
+        self.validity = validity
+        self.index = self.saved = None
+        self.touched = False
+
+
+_known: weakref.WeakValueDictionary[tuple[int, int], Known] = weakref.WeakValueDictionary()
+_known_lock = threading.Lock()
+
+
+def known_of(folder: Folder) -> Known:
+    """The same object for all who have the folder open, by whatever path."""
+    status = os.fstat(folder.fd)
+    key = (status.st_dev, status.st_ino)
+    with _known_lock:
+        known = _known.get(key)
+        if known is None:
+            known = _known[key] = Known()
+        return known
