@@ -36,7 +36,7 @@ from smtpmail.imap.messages import Messages
 from smtpmail.imap.names import INBOX
 from smtpmail.imap.responses import Outcome, Refused, listed, no, ok
 from smtpmail.imap.selected import SYSTEM_FLAGS, Selected, highest_modseq
-from smtpmail.imap.sequences import MAX_NUMBER, SequenceSet, format_set
+from smtpmail.imap.sequences import MAX_NUMBER, SequenceSet, format_missing
 from smtpmail.imap.session import Enabled, State
 from smtpmail.log import log
 from smtpmail.spool.commit import Busy
@@ -229,12 +229,8 @@ class Executor:
 
     def _resynchronise(self, selected: Selected, modseq: int, known: SequenceSet | None) -> Iterator[bytes]:
         """What the client has missed since `modseq` (RFC 7162 3.2.5.1)."""
-        present = set(selected.numbers)
-        candidates: Sequence[int] = range(1, selected.index.last + 1)
-        if known is not None:
-            candidates = [candidates[place] for place in known.among(candidates)]
         # Which were removed when is not kept: of all that are gone the client is told again.
-        vanished = format_set(number for number in candidates if number not in present)
+        vanished = format_missing(selected.numbers, selected.index.last, known)
         if vanished:
             yield b"* VANISHED (EARLIER) " + vanished + b"\r\n"
         for position in range(len(selected)):

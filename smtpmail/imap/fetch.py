@@ -46,6 +46,8 @@ class Fetcher:
                 continue
             try:
                 yield from self._from_file(position, message)
+            except OSError as error:
+                raise Torn(f"the message cannot be read: {error.strerror}") from error
             finally:
                 message.close()
 
@@ -93,7 +95,7 @@ class Fetcher:
 
     @property
     def _needs_size(self) -> bool:
-        return any(isinstance(item, Section) and not item.parts for item in self._items)
+        return any(item == "RFC822.SIZE" or (isinstance(item, Section) and not item.parts) for item in self._items)
 
     def _section(self, message: MessageFile, section: Section, size: int, binary: bytes | None) -> Iterator[bytes]:
         label = section.label

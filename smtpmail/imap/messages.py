@@ -13,7 +13,7 @@ from smtpmail.imap.responses import Outcome, Refused, bad, no, ok, string
 from smtpmail.imap.search import Searcher, cost
 from smtpmail.imap.search_keys import Key
 from smtpmail.imap.selected import Selected, highest_modseq, require_writable
-from smtpmail.imap.sequences import SequenceSet, format_set
+from smtpmail.imap.sequences import SequenceSet, format_missing, format_set
 from smtpmail.imap.session import Enabled
 from smtpmail.imap.sorting import sort_messages
 from smtpmail.imap.threads import thread_messages
@@ -72,10 +72,7 @@ class Messages:
 
     def _vanished(self, numbers: SequenceSet) -> Iterator[bytes]:
         """Those of the UIDs that are no more (RFC 7162 3.2.6)."""
-        selected = self._selected
-        present = set(selected.numbers)
-        candidates = range(1, selected.index.last + 1)
-        gone = format_set(n for place in numbers.among(candidates) if (n := candidates[place]) not in present)
+        gone = format_missing(self._selected.numbers, self._selected.index.last, numbers)
         if gone:
             yield b"* VANISHED (EARLIER) " + gone + b"\r\n"
 

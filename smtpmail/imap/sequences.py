@@ -56,6 +56,35 @@ class SequenceSet:
 SAVED = SequenceSet((), saved=True)
 
 
+def format_missing(numbers: Sequence[int], last: int, within: SequenceSet | None = None) -> bytes:
+    """The numbers from 1 to `last` that are not among the ascending `numbers`, of a set if one is given.
+
+    What it costs grows with the numbers that are there and the ranges of the set, not with those that are missing.
+    """
+    spans = [(1, last)]
+    if within is not None:
+        ends = (tuple(sorted(last if end == LAST else end for end in span)) for span in within.ranges)
+        spans = sorted((low, min(high, last)) for low, high in ends)
+    found: list[tuple[int, int]] = []
+
+    def add(low: int, high: int) -> None:
+        if low > high:
+            return
+        if found and found[-1][1] == low - 1:
+            low = found.pop()[0]
+        found.append((low, high))
+
+    reached = 0
+    for low, high in spans:
+        start = max(low, reached + 1)
+        for number in numbers[bisect_left(numbers, start) : bisect_right(numbers, high)]:
+            add(start, number - 1)
+            start = number + 1
+        add(start, high)
+        reached = max(reached, high)
+    return _written(found)
+
+
 def _union(spans: list[tuple[int, int]]) -> list[int]:
     """The numbers in the half-open spans, each once, ascending: the cost is that of the result."""
     if len(spans) == 1:
@@ -96,4 +125,8 @@ def format_set(numbers: Iterable[int]) -> bytes:
             ranges[-1][1] = number
         else:
             ranges.append([number, number])
+    return _written(ranges)
+
+
+def _written(ranges: Iterable[Sequence[int]]) -> bytes:
     return b",".join(b"%d" % low if low == high else b"%d:%d" % (low, high) for low, high in ranges)

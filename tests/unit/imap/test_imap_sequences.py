@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpmail.imap.sequences import format_set, parse_set
+from smtpmail.imap.sequences import SequenceSet, format_missing, format_set, parse_set
+
+SMALL = st.integers(1, 45)
 
 MAILBOX = [2, 3, 5, 8, 13]
 
@@ -64,3 +66,18 @@ def test_a_hundred_thousand_ranges() -> None:
     """The cost is that of what is there, however often it is named."""
     text = b",".join([b"1:4294967295"] * 100_000)
     assert parse_set(text).among(MAILBOX) == [0, 1, 2, 3, 4]
+
+
+@given(st.sets(st.integers(1, 40)), st.integers(0, 50), st.none() | st.lists(st.tuples(SMALL, SMALL), min_size=1))
+def test_missing(numbers: set[int], last: int, ranges: list[tuple[int, int]] | None) -> None:
+    numbers = {number for number in numbers if number <= last}
+    within = SequenceSet(tuple(ranges)) if ranges is not None else None
+    asked = range(1, last + 1)
+    chosen = set(asked) if within is None else {asked[place] for place in within.among(asked)}
+    assert format_missing(sorted(numbers), last, within) == format_set(sorted(chosen - numbers))
+
+
+def test_billions_are_missing() -> None:
+    """The last number is that of a file of the user."""
+    assert format_missing([7], 2**32 - 1, parse_set(b"1:*")) == b"1:6,8:4294967295"
+    assert format_missing([7], 2**32 - 1, parse_set(b"5:4294967295,1:*")) == b"1:6,8:4294967295"
