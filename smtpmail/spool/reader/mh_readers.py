@@ -13,13 +13,13 @@ import fcntl
 import os
 import time
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from smtpmail.spool.files import write_all
 from smtpmail.spool.folder import Folder
 from smtpmail.spool.lock import MailboxBusy, alone
-from smtpmail.spool.reader.index import Index
+from smtpmail.spool.reader.index import Index, read_flags
 from smtpmail.spool.reader.sequences import (
     BY_FLAG,
     Changes,
@@ -171,8 +171,22 @@ def note_changes(folder: Folder, changes: Changes) -> None:
     """The same, of sequences."""
     if changes:
         with contextlib.suppress(OSError):
+            if not folder.exists(SEQUENCES) and not folder.exists(KNOWN):
+                # The first word that MH readers hear of the folder: what it leaves out, they would take for read.
+                changes = changes_between({n: (_UNMARKED, flags) for n, flags in _all_states(folder)})
             if _rewrite(folder, changes):
                 _agree(folder, changes)
+
+
+_UNMARKED: Flags = frozenset({SEEN})
+"""The flags of a message that no sequence names."""
+
+
+def _all_states(folder: Folder) -> Iterator[tuple[int, Flags]]:
+    """The numbers of all messages with their flags. Raises OSError."""
+    for name in os.listdir(folder.fd):
+        if name.isascii() and name.isdigit() and name[0] != "0" and len(name) <= 10:
+            yield int(name), read_flags(folder, int(name))
 
 
 def _rewrite(folder: Folder, changes: Changes) -> bool:

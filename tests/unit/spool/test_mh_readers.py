@@ -143,6 +143,18 @@ def test_a_folder_that_no_mh_reader_knows_stays_as_it_is(box: Box) -> None:
     assert set(box.flags().values()) == {""}
 
 
+def test_the_first_change_in_a_folder_without_sequences(box: Box) -> None:
+    """What was put there by hand stays unseen when one message of it is changed."""
+    (box.path / ".mh_sequences").unlink()
+    box.store(2, frozenset({FLAGGED}))
+    assert box.flags() == {1: "", 2: "F", 3: "", 4: "", 5: ""}
+    assert set(box.sequences().splitlines()) == {"unseen: 1-5", "flagged: 2"}
+    box.store(3, frozenset({SEEN}))
+    assert box.flags() == {1: "", 2: "F", 3: "S", 4: "", 5: ""}
+    box.mutt("unseen: 2 4-5\n")
+    assert box.flags() == {1: "S", 2: "", 3: "S", 4: "", 5: ""}
+
+
 def test_a_message_that_mutt_saves(box: Box) -> None:
     """Without a state: what the sequences say of it counts."""
     for number in (6, 7):
