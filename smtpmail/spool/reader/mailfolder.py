@@ -183,7 +183,7 @@ class MailFolder:
             current = read_validity(self.folder)
             if current and current != old:
                 return current
-            for name in (cache.CACHE, KNOWN):
+            for name in (cache.CACHE, KNOWN) if old else (cache.CACHE,):
                 with contextlib.suppress(OSError):
                     os.unlink(name, dir_fd=self.folder.fd)
             if known is not None:
