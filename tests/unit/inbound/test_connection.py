@@ -124,7 +124,7 @@ def test_a_full_disk_is_452(line: Line, monkeypatch: pytest.MonkeyPatch) -> None
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("smtpmail.accept.commit_each", full)
+    monkeypatch.setattr("smtpmail.spool.mailbox.commit_each", full)
     line.say(HELLO + b"DATA\r\n", 4)
     assert line.say(b"x\r\n.\r\n").startswith(b"452 4.3.1")
     assert line.named("message.failed")[0]["error"] == "[Errno 28] No space left on device"
