@@ -151,7 +151,7 @@ def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
 
 def without_comment(line: str) -> str:
     """The line without what follows a `#` at its start or behind a blank, unless that stands in quotes or a text."""
-    text = re.search(r":fail:|:defer:", line)
+    text = re.search(r":fail:", line, re.IGNORECASE)
     limit = text.end() if text else len(line)
     quoted = False
     for position, character in enumerate(line[:limit]):
@@ -213,7 +213,8 @@ def _item(word: str) -> Item:
             "Read the mailbox instead"
         )
     if bare.startswith("/"):
-        raise AliasSyntaxError(f"{_quoted(word)}: no files are written from here. Name a user: each has a mailbox")
+        instead = ":blackhole: drops mail" if bare == "/dev/null" else "Name a user: each has a mailbox"
+        raise AliasSyntaxError(f"{_quoted(word)}: no files are written from here. {instead}")
     if bare.lower().startswith(":include:"):
         path = bare[len(":include:") :].strip()
         if not path.startswith("/"):
@@ -233,7 +234,9 @@ def target(word: str) -> Target:
         text = text[1:-1]
     try:
         if "@" in re.sub(r'"(?:[^"\\]|\\.)*"', "", text):
-            return Target(parse_address(text), final)
+            address = parse_address(text)
+            key_of(address)  # a domain that is none must be told now, not when mail for it fails
+            return Target(address, final)
         # The domain serves to have the syntax of a local part judged, and to undo its quotes.
         return Target(Address(parse_address(f"{text}@localhost").local, ""), final)
     except AddressSyntaxError:

@@ -123,17 +123,23 @@ class Expansion:
 
 
 class Expander:
-    """Follows an address. `is_local` knows the domains, `mailbox` the users: who takes mail of that name, or None."""
+    """Follows an address. `is_local` knows the domains, `mailbox` the users: who takes mail of that name, or None.
+
+    `is_known` tells whether a name is a user's, who comes before a catch-all: without a file of users, every name has
+    a mailbox and none is known.
+    """
 
     def __init__(
         self,
         aliases: Aliases | None,
         is_local: Callable[[str], bool],
         mailbox: Callable[[str], str | None],
+        is_known: Callable[[str], bool] | None = None,
     ) -> None:
         self._aliases = aliases
         self._is_local = is_local
         self._mailbox = mailbox
+        self._is_known = is_known or (lambda local_part: mailbox(local_part) is not None)
 
     def expand(self, address: Address, *, final: bool = False) -> Expansion:
         """Where mail for an address of this host leads; with `final` its mailbox itself, whatever the aliases say.
@@ -141,7 +147,7 @@ class Expander:
         Raises AliasesUnreadable, and what `mailbox` raises.
         """
         table = self._aliases.table() if self._aliases else Table()
-        walk = _Walk(table, self._aliases, self._is_local, self._mailbox, address.domain)
+        walk = _Walk(table, self._aliases, self._is_local, self._mailbox, self._is_known, address.domain)
         walk.follow(Target(address, final), None, ())
         return walk.expansion
 
@@ -165,6 +171,7 @@ class _Walk:
         aliases: Aliases | None,
         is_local: Callable[[str], bool],
         mailbox: Callable[[str], str | None],
+        is_known: Callable[[str], bool],
         domain: str,
     ) -> None:
         self.expansion = Expansion()
@@ -172,6 +179,7 @@ class _Walk:
         self._aliases = aliases
         self._is_local = is_local
         self._mailbox = mailbox
+        self._is_known = is_known
         self._domain = domain
         self._done: set[object] = set()
 
@@ -195,7 +203,7 @@ class _Walk:
         for key in _keys(address):
             if self._look_up(key, address, owner, chain):
                 return
-        if self._mailbox(address.local) is None and self._look_up(("", key_of(address)[1]), address, owner, chain):
+        if not self._is_known(address.local) and self._look_up(("", key_of(address)[1]), address, owner, chain):
             return
         self._deliver(address, owner, chain, final=False)
 
@@ -224,10 +232,16 @@ class _Walk:
             return
         right = ", ".join(str(item) for item in entry.items[:10]) + (", ..." if len(entry.items) > 10 else "")
         self._step(chain, f"line {entry.line}: {show_key(key)}: {right}")
-        if key[0] and (f"owner-{key[0]}", "") in self._table.entries:
-            owner = Address(f"owner-{key[0]}", key[1] or self._domain)
+        if key[0]:
+            owner = self._owner_of(key) or owner
         self._items(entry.items, owner, (*chain, key), show_key(key))
         self._done.add(key)
+
+    def _owner_of(self, key: Key) -> Address | None:
+        """The envelope sender of what goes to a list, when there is a line for its owner."""
+        owner = Address(f"owner-{key[0]}", key[1] or self._domain)
+        whole = key_of(owner)
+        return owner if whole in self._table.entries or (whole[0], "") in self._table.entries else None
 
     def _items(self, items: Sequence[Item], owner: Address | None, chain: tuple[Key, ...], of: str) -> None:
         for item in items:

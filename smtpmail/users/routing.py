@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 from smtpmail.log import log
 from smtpmail.mail.address import NULL_PATH, Address, AddressSyntaxError, normal_domain, parse_literal
@@ -11,9 +11,10 @@ from smtpmail.mail.srs import SRSError
 from smtpmail.network import IPAddress
 from smtpmail.smtp import replies
 from smtpmail.smtp.replies import Refusal
-from smtpmail.users.aliases import MAX_TARGETS, Aliases, AliasesUnreadable, Expander, Expansion
+from smtpmail.users.aliases import Aliases, AliasesUnreadable, Expander, Expansion
 from smtpmail.users.forwarding import Forwarding
-from smtpmail.users.own import Forward, Own
+from smtpmail.users.forwards import ForwardWalk
+from smtpmail.users.own import Own
 from smtpmail.users.users import Users, UsersUnreadable, user_of
 
 
@@ -53,7 +54,7 @@ class Router:
         self._is_local = is_local
         self._users = users
         self._may_relay = may_relay
-        self._expander = Expander(aliases, is_local, self._mailbox)
+        self._expander = Expander(aliases, is_local, self._mailbox, self._is_known)
         self._forwarding = forwarding
         self._own = own
 
@@ -78,6 +79,10 @@ class Router:
     def _mailbox(self, local_part: str) -> str | None:
         user = user_of(local_part)
         return self._users.mailbox(user) if user is not None else None
+
+    def _is_known(self, local_part: str) -> bool:
+        user = user_of(local_part)
+        return user is not None and self._users.knows(user)
 
     def _way_back(self, address: Address, sender: Address) -> tuple[Route, ...]:
         """Of a bounce to mail that was forwarded here; nothing for other addresses. Raises Refusal."""
@@ -121,8 +126,12 @@ class Router:
             own = self._own(user) if self._own else None
             if own is not None and own.blocks(sender):
                 blocked = True
-                continue
-            routes |= dict.fromkeys(self._of_user(user, owner, own, final=user in found.final))
+            elif own is None or self._own is None or user in found.final:
+                routes[Local(user, owner)] = None
+            else:
+                walk = ForwardWalk(self._expander, self._own, sender, owner)
+                walk.follow(user, own)
+                routes |= dict.fromkeys(walk.routes)
         if routes:
             return tuple(routes)
         if blocked:
@@ -131,48 +140,3 @@ class Router:
             return ()
         text = next((text for _, text in found.failures if text), None)
         raise Refusal(replies.closed(text) if text else replies.NO_SUCH_USER)
-
-    def _of_user(self, user: str, owner: Address | None, own: Own | None, *, final: bool) -> list[Route]:
-        """The mailbox of a user, or where they want their mail to go; from user to user, too."""
-        routes: list[Route] = []
-        waiting = {user: own}
-        seen = {user}
-        while waiting:
-            name, own = waiting.popitem()
-            forward = own.forward if own and not final else None
-            if forward is None or len(routes) > MAX_TARGETS:
-                routes.append(Local(name, owner))
-                continue
-            if forward.complaints:
-                log.warning("forward.broken", user=name, complaints=list(forward.complaints))
-            leads_on = False
-            for end in self._forward_ends(forward):
-                leads_on = True
-                if isinstance(end, Remote):
-                    routes.append(Remote(end.address, owner, forwarded=True, keeper=name))
-                elif end.user not in seen:
-                    seen.add(end.user)
-                    waiting[end.user] = self._own(end.user) if self._own else None
-                elif end.user not in waiting:
-                    # `\bob`, or a circle of users: a mailbox is where it ends.
-                    routes.append(Local(end.user, owner))
-            if forward.complaints or not leads_on:
-                # What cannot be understood must not lose mail.
-                routes.append(Local(name, owner))
-        return routes
-
-    def _forward_ends(self, forward: Forward) -> Iterator[Local | Remote]:
-        """Where the lines of a `.forward` lead: elsewhere, to a mailbox, through aliases to several."""
-        for target in forward.targets:
-            try:
-                if not self._is_local(target.address.domain):
-                    yield Remote(target.address)
-                    continue
-                found = self._expander.expand(target.address, final=target.final)
-            except (AddressSyntaxError, UsersUnreadable, AliasesUnreadable):
-                continue
-            if found.problems:
-                log.error("alias.broken", recipient=str(target.address), error=found.problems[0])
-                continue
-            yield from (Local(name) for name in found.mailboxes)
-            yield from (Remote(address) for address in found.remote)

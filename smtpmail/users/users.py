@@ -81,6 +81,15 @@ class Users:
             raise UsersUnreadable(f"{self._path} names nobody")
         return None
 
+    def knows(self, user: str) -> bool:
+        """Whether `user` is named, so that no catch-all takes their mail; without a file postmaster alone is.
+
+        Raises UsersUnreadable.
+        """
+        if self._path is None:
+            return user == POSTMASTER
+        return self.mailbox(user) is not None
+
     def reload(self) -> None:
         """Reads the file even if it looks unchanged. Raises UsersUnreadable."""
         with self._lock:

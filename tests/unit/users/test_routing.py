@@ -130,8 +130,8 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def users_of(path: Path) -> Users:
-    return Users(str(path), lambda *_: None)
+def users_of(path: Path | None) -> Users:
+    return Users(str(path) if path else None, lambda *_: None)
 
 
 @pytest.mark.parametrize(
@@ -289,10 +289,20 @@ def test_a_blackhole_takes_all(tmp_path: Path) -> None:
         ({"bob": "# nobody\n"}, {"bob"}),
         ({"bob": "|vacation"}, {"bob"}),
         ({"bob": "x@example.net\n/etc/passwd"}, {"x@example.net", "bob"}),
+        # What takes no mail loses none, whatever else there is.
+        ({"bob": "x@example.net\nghost"}, {"x@example.net", "bob"}),
+        ({"bob": "x@example.net\nloop"}, {"x@example.net", "bob"}),
+        ({"bob": "x@example.net\nclosed"}, {"x@example.net", "bob"}),
+        ({"bob": "x@example.net\nx@exa mple.net"}, {"x@example.net", "bob"}),
+        ({"bob": "x@\u2028.example.net"}, {"bob"}),
+        # A mailbox that was meant itself; one reached twice is no circle.
+        ({"bob": "\\anna", "anna": "x@example.net"}, {"anna"}),
+        ({"bob": "anna\ncarol", "anna": "carol", "carol": "x@example.net"}, {"x@example.net"}),
+        ({"bob": "anna", "anna": "carol", "carol": "anna\nx@example.net"}, {"anna", "x@example.net"}),
     ],
 )
 def test_forwards(tmp_path: Path, forwards: dict[str, str], ways: set[str]) -> None:
-    host = Host(tmp_path, "team: anna, t@example.net\nloop: loop2\nloop2: loop\nboss: \\bob")
+    host = Host(tmp_path, "team: anna, t@example.net\nloop: loop2\nloop2: loop\nboss: \\bob\nclosed: :fail: no")
     for user, text in forwards.items():
         host.write(user, forward=text)
     assert host.ways("bob@dom.fr") == ways
@@ -317,6 +327,23 @@ def test_forwards_that_multiply_are_bounded(tmp_path: Path) -> None:
     assert len(ways) <= 103
 
 
+def test_users_who_forward_to_each_other_cost_little(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    names = [f"u{n}" for n in range(200)]
+    (tmp_path / "users").write_text("\n".join(["bob", *names]))
+    (tmp_path / "spool" / "u0").mkdir()
+    for name in names:
+        (tmp_path / "spool" / name).mkdir(exist_ok=True)
+        host.write(name, forward="\n".join(names[:100]))
+    host.write("bob", forward="u0")
+    walked: list[Address] = []
+    router = host.router()
+    expand = router._expander.expand
+    router._expander.expand = lambda address, **more: walked.append(address) or expand(address, **more)  # type: ignore[assignment, func-returns-value]
+    assert router.routes(parse_address("bob@dom.fr"))
+    assert len(walked) < 1100
+
+
 def test_blocked_by_a_user(tmp_path: Path) -> None:
     host = Host(tmp_path, "both: bob, anna")
     host.write("bob", blocked="example.org\n")
@@ -324,6 +351,30 @@ def test_blocked_by_a_user(tmp_path: Path) -> None:
     assert host.ways("both@dom.fr") == {"anna"}
     assert host.ways("bob@dom.fr", NULL_PATH) == {"bob"}
     assert host.ways("bob@dom.fr", parse_address("x@example.com")) == {"bob"}
+
+
+def test_a_forward_to_who_blocks_the_sender(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    host.write("bob", forward="anna\nx@example.net")
+    host.write("anna", blocked="example.org\n")
+    assert host.ways("bob@dom.fr") == {"bob", "x@example.net"}
+    assert host.ways("bob@dom.fr", NULL_PATH) == {"anna", "x@example.net"}
+
+
+def test_a_forward_to_a_list_has_its_owner(tmp_path: Path) -> None:
+    host = Host(tmp_path, "list@dom.fr: x@example.net\nowner-list@dom.fr: carol")
+    host.write("bob", forward="list@DOM.FR")
+    (route,) = host.router().routes(parse_address("bob@dom.fr"), ALICE)
+    assert route.sender == parse_address("owner-list@dom.fr")
+
+
+def test_a_catch_all_without_a_file_of_users(tmp_path: Path) -> None:
+    """Every name has a mailbox then, and none is known: the line would be worth nothing otherwise."""
+    host = Host(tmp_path, "@second.fr: bob")
+    host.users = users_of(None)
+    assert host.ways("anybody@second.fr") == {"bob"}
+    assert host.ways("anybody@dom.fr") == {"anybody"}
+    assert host.ways("postmaster@second.fr") == {"postmaster"}
 
 
 def test_the_way_back_of_a_bounce(tmp_path: Path) -> None:
