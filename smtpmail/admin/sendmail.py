@@ -13,10 +13,10 @@ import pwd
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
-from typing import IO, Any, NoReturn
+from typing import IO, NoReturn
 
 import click
 
@@ -29,6 +29,7 @@ from smtpmail.admin.submission import (
     EX_IOERR,
     EX_NOPERM,
     EX_OK,
+    EX_SOFTWARE,
     EX_TEMPFAIL,
     EX_UNAVAILABLE,
     EX_USAGE,
@@ -93,7 +94,7 @@ def sendmail(ctx: click.Context) -> None:
     if ctx.args in (["--help"], ["-?"]):
         click.echo(ctx.get_help())
         return
-    sys.exit(run("sendmail", ctx.args, lambda: load_config(ctx)))
+    sys.exit(run("sendmail", ctx.args, lambda: load_config(ctx), ctx))
 
 
 def main() -> NoReturn:
@@ -114,11 +115,13 @@ def load_settings() -> Config:
         return Config()
 
 
-def run(name: str, arguments: Sequence[str], settings: Any) -> int:
-    """Does what the command line says; the exit status."""
+def run(
+    name: str, arguments: Sequence[str], settings: Callable[[], Config], parent: click.Context | None = None
+) -> int:
+    """Does what the command line says; the exit status. `parent` knows the settings of a longer command line."""
     try:
         options = sendmail_options.parse(arguments, name)
-        return _obey(options, settings())
+        return _obey(options, settings(), parent)
     except OptionError as error:
         return _say(name, EX_USAGE, str(error))
     except ConfigError as error:
@@ -136,14 +139,14 @@ def _say(name: str, status: int, *lines: str) -> int:
     return status
 
 
-def _obey(options: Options, settings: Config) -> int:
+def _obey(options: Options, settings: Config, parent: click.Context | None) -> int:
     match options.mode:
         case "smtp":
             return relay(settings)
         case "queue":
-            return _queue(["list"], settings)
+            return _queue(["list"], settings, parent)
         case "flush":
-            return _queue(["retry", options.id or "--all"], settings)
+            return _queue(["retry", options.id or "--all"], settings, parent)
         case "aliases":
             return _newaliases(settings)
         case "verify":
@@ -152,18 +155,18 @@ def _obey(options: Options, settings: Config) -> int:
             return _send(options, settings)
 
 
-def _queue(arguments: list[str], settings: Config) -> int:
-    """`smtpmail queue`, for those who may."""
+def _queue(arguments: list[str], settings: Config, parent: click.Context | None) -> int:
+    """`smtpmail queue`, for those who may. Raises Failed."""
     # Imported here: a message is sent without it.
     from smtpmail.admin.queue import queue  # noqa: PLC0415
 
     if not os.access(settings.queue, os.R_OK | os.X_OK):
         raise Failed(EX_NOPERM, f"the queue {settings.queue} can be read by root and the server's account only")
     try:
-        queue.main(arguments, prog_name="smtpmail queue", standalone_mode=False)
+        status = queue.main(arguments, prog_name="smtpmail queue", standalone_mode=False, parent=parent)
     except click.ClickException as error:
         raise Failed(EX_UNAVAILABLE, error.format_message()) from None
-    return EX_OK
+    return EX_UNAVAILABLE if status else EX_OK
 
 
 def _newaliases(settings: Config) -> int:
@@ -205,7 +208,7 @@ def read_address(text: str) -> Address:
     """
     text = text.removeprefix("\\")  # `\root`: no aliases, which is the server's business
     address, rest = parse_path(f"<{text}>", BARE)
-    if rest or not address.local:
+    if rest or not address.local or any("\ud800" <= c <= "\udfff" for c in text):  # octets that were no UTF-8
         raise AddressSyntaxError(f"not an address: {text!r}")
     # One that needs quotes is seldom, and has no form without a domain.
     is_bare = str(address) == f"{text}@{BARE}"
@@ -227,11 +230,19 @@ def addresses_in(arguments: Sequence[str]) -> list[Address]:
     return list(found)
 
 
+def _given(arguments: Sequence[str]) -> list[Address]:
+    """The addresses of a command line, where no line ends. Raises Failed."""
+    for argument in arguments:
+        if any(c < " " or c == "\x7f" for c in argument):
+            raise Failed(EX_DATAERR, f"{argument!r} is no address: it has control characters")
+    return addresses_in(arguments)
+
+
 def _sender(text: str) -> Address:
     """The argument of -f. Raises Failed."""
     if text.strip() in ("", "<>"):
         return NULL_PATH
-    found = addresses_in([text])
+    found = _given([text])
     if len(found) != 1:
         raise Failed(EX_DATAERR, f"-f {text!r} is not one address")
     return found[0]
@@ -261,7 +272,7 @@ def _send(options: Options, settings: Config) -> int:
     try:
         if options.sender is not None:
             sender = _sender(options.sender)
-        recipients = addresses_in(options.recipients)
+        recipients = _given(options.recipients)
     except Failed as error:
         # Told when the message has been read: its text must not be lost.
         problem = error
@@ -283,6 +294,9 @@ def _send(options: Options, settings: Config) -> int:
             _submit(options, settings, sender, recipients, text)
         except Failed as error:
             raise Failed(error.status, *error.reasons, *keep(file, str(sender))) from None
+        except Exception as error:
+            # A fault of this program must not cost the caller their message.
+            raise Failed(EX_SOFTWARE, f"internal error: {error!r}", *keep(file, str(sender))) from error
     return EX_OK
 
 
@@ -320,7 +334,7 @@ def _outgoing(options: Options, sender: Address, recipients: Sequence[Address], 
         eightbit=text.eightbit if text else False,
         smtputf8=not all(a.local.isascii() for a in (sender, *recipients)),
         ret=options.ret,
-        envid=encode_xtext(options.envid)[:100] if options.envid else None,
+        envid=encode_xtext(options.envid) if options.envid else None,
     )
 
 
@@ -353,7 +367,7 @@ def _submit(options: Options, settings: Config, sender: Address, recipients: Seq
 
 def _verify(options: Options, settings: Config) -> int:
     """-bv: asks and sends nothing."""
-    recipients = addresses_in(options.recipients)
+    recipients = _given(options.recipients)
     connection = Submission.open(settings)
     try:
         message = _outgoing(options, NULL_PATH, recipients, None)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from smtpmail.mail.xtext import encode_xtext
+
 OPTIONS = {
     "-t": "Take the recipients from To, Cc and Bcc, besides those given; Bcc is removed.",
     "-i, -oi": "A line with a single dot does not end the message.",
@@ -34,6 +36,9 @@ _WITHOUT_VALUE = frozenset("GIimntUvx")
 _OPTIONAL_VALUE = "q"
 
 MODES = {"m": "send", "s": "smtp", "p": "queue", "v": "verify", "i": "aliases"}
+ENVID_LIMIT = 100
+"""Characters of an ENVID as it travels (RFC 3461 4.4)."""
+
 NAMES = {"mailq": "queue", "newaliases": "aliases"}
 """What the program does under its other names."""
 
@@ -121,7 +126,7 @@ def _apply(options: Options, letter: str, value: str) -> None:
             if options.ret not in ("FULL", "HDRS"):
                 raise OptionError(f"-R {value}: full or hdrs must follow")
         case "V":
-            options.envid = value
+            options.envid = _envid(value)
         case "v":
             options.verbose = True
         case "I":
@@ -133,6 +138,12 @@ def _apply(options: Options, letter: str, value: str) -> None:
         case "q":
             options.mode = "flush"
             options.id = value[1:] if value.startswith("I") else None
+
+
+def _envid(value: str) -> str:
+    if len(encode_xtext(value)) > ENVID_LIMIT:
+        raise OptionError(f"-V: at most {ENVID_LIMIT} characters must follow")
+    return value
 
 
 def _notify(value: str) -> tuple[str, ...]:

@@ -19,4 +19,6 @@ def decode_xtext(text: str) -> str:
 
 def encode_xtext(text: str) -> str:
     """`text` as xtext; octets outside of printable ASCII as their hexadecimal value (RFC 3461 4)."""
-    return "".join(chr(o) if 33 <= o <= 126 and o not in b"+=" else f"+{o:02X}" for o in text.encode())
+    return "".join(
+        chr(o) if 33 <= o <= 126 and o not in b"+=" else f"+{o:02X}" for o in text.encode("utf-8", "surrogateescape")
+    )

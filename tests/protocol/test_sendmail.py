@@ -176,6 +176,13 @@ def test_no_server_and_no_home(host_without_server: Host) -> None:
         (["-f", "a@b\nRCPT", "bob"], b"\n", 65, "is no address"),
         (["-f", "no body", "bob"], b"\n", 65, "is no address"),
         (["bob", "bob@x..y"], b"\n", 65, "is no address"),
+        (["bob\r\nRCPT TO:<ghost>"], b"\n", 65, "has control characters"),
+        (["bob\x7f"], b"\n", 65, "has control characters"),
+        (["-f", "a@b>\r\nRCPT TO:<ghost>", "bob"], b"\n", 65, "has control characters"),
+        (["b\udcffb"], b"\n", 65, "is no address"),
+        (["-f", "a\udcff@b", "bob"], b"\n", 65, "is no address"),
+        (["-t"], b"To: bob\0\n\n", 65, "is no address"),
+        (["-t"], b"To: b\xffb\n\n", 65, "is no address"),
         (["bob"], b"X: " + b"x" * 1_500_000 + b"\n\n", 65, "the header has more than"),
         (["bob"], b"\n" + b"x" * 70_000, 65, "552 5.3.4"),
     ],
@@ -244,6 +251,15 @@ def test_mailq_and_flush(host: Host) -> None:
     host.send("alice@example.net")
     assert "alice@example.net" in host.run(host.mailq)
     assert "is tried now" in host.send("-q")
+    assert "'abc' is no id" in host.send("-qIabc", status=69)
+    settings = [f"--{name[9:].lower()}={value}" for name, value in host.environment.items() if name[:9] == "SMTPMAIL_"]
+    for option in ("-bp", "-q"):
+        # The settings of the longer command line, too.
+        command = [sys.executable, "-m", "smtpmail", *settings, "sendmail", option]
+        said = subprocess.run(
+            command, capture_output=True, text=True, check=True, env=clean_environment({"PYTHONPATH": str(ROOT)})
+        )
+        assert "alice@example.net" in said.stdout or "is tried now" in said.stdout
 
 
 def test_help(host: Host) -> None:

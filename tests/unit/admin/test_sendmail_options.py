@@ -73,6 +73,7 @@ def test_an_empty_sender_is_the_null_one() -> None:
         ("-N never,failure bob", "-N never,failure"),
         ("-R some bob", "-R some"),
         ("-B 9BIT bob", "-B 9BIT"),
+        ("-V " + "=" * 34 + " bob", "-V: at most 100 characters"),
     ],
 )
 def test_complaints(line: str, complaint: str) -> None:
