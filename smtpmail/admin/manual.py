@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
 from click.shell_completion import get_completion_class
 
 from smtpmail import __version__
+from smtpmail.admin.manual_files import FILES, FilePage
 from smtpmail.admin.sendmail_options import OPTIONS
 from smtpmail.settings.config import settings
 from smtpmail.settings.options import SettingsCommand
 
-FILES = {
-    "smtpmail.toml": ("5", "the configuration file of smtpmail"),
-    "smtpmail-aliases": ("5", "where addresses lead that are no users"),
-    "smtpmail-users": ("5", "the local users of smtpmail"),
+SENDMAIL = {
+    "sendmail": "send a message",
+    "smtpmail-sendmail": "send a message",
+    "mailq": "list the mail queue",
+    "newaliases": "check the file of aliases",
 }
 COMPLETIONS = {
     "bash": "bash-completion/completions/smtpmail",
@@ -27,20 +29,16 @@ COMPLETIONS = {
 }
 """Where the shells look below share/."""
 
-SENDMAIL = {"sendmail": "send a message", "mailq": "list the mail queue", "newaliases": "check the file of aliases"}
+SAME = {"smtpmail-sendmail": "sendmail", "mailq": "smtpmail queue list", "newaliases": "smtpmail aliases"}
+"""Names of sendmail(8) that do what another command does."""
 
-USERS = """One user a line, `#` begins a comment. Names are compared without case; the mail of `bob+anything`
-is bob's. The first takes the mail of postmaster, if no user has that name. The file is read again
-when it changes; a line that names no user is logged and left out. While the file cannot be read,
-recipients get 451 and come again later."""
+TOML = """
+TOML; /etc/smtpmail/smtpmail.toml, or what --config or SMTPMAIL_CONFIG names. The keys are the long options of
+smtpmail(1) without their dashes; text, numbers, true and false, lists where an option is repeatable. The command line
+wins over the environment (SMTPMAIL_SPOOL, ...), that over the file.
+"""
 
-ALIASES = """A line is `name: target, target ...`; one that begins with a blank goes on with the line before; `#`
-begins a comment. On the left stand a local part, `bob+detail`, a whole address, or `@domain` for
-every other address of a domain. On the right stand users, addresses, `\\user` for the mailbox
-itself, `:include:/FILE` for the targets in a file; or, alone, `:fail: text` to refuse,
-`:blackhole:` to drop. `owner-NAME` is the envelope sender of what goes to NAME. Programs (`|`) and
-files (`/`) are refused. The file is read again when it changes; one with a mistake changes nothing.
-`smtpmail aliases ADDRESS` shows where an address leads."""
+CONFIGURATION = FilePage("smtpmail.toml", "the configuration file of smtpmail", TOML)
 
 
 @click.command(short_help="Write the man pages into a folder.")
@@ -85,13 +83,15 @@ def pages(group: click.Group) -> Iterator[tuple[str, str, str]]:
     yield "smtpmail", "1", command_page(context, "smtpmail", "1", "a very light personal mail server", _server_end())
     for name in group.list_commands(context):
         command = group.get_command(context, name)
-        if command is None or command.hidden or name in ("sendmail", "manual"):
+        if command is None or command.hidden or name == "sendmail":
             continue
         yield from _of_command(command, click.Context(command, context, name), f"smtpmail-{name}")
     for name, what in SENDMAIL.items():
-        yield name, "8", sendmail_page(name, what)
-    for name, (section, what) in FILES.items():
-        yield name, section, file_page(name, section, what)
+        section = "1" if name.startswith("smtpmail-") else "8"
+        yield name, section, sendmail_page(name, section, what)
+    yield "smtpmail.toml", "5", file_page(CONFIGURATION, _keys())
+    for page in FILES:
+        yield page.name, "5", file_page(page)
 
 
 def _of_command(command: click.Command, context: click.Context, page: str) -> Iterator[tuple[str, str, str]]:
@@ -131,14 +131,14 @@ def _server_end() -> str:
     return "\n".join(lines) + "\n"
 
 
-def sendmail_page(name: str, what: str) -> str:
+def sendmail_page(name: str, section: str, what: str) -> str:
     """The page of sendmail(8), and of its other names."""
-    synopsis = "[OPTIONS] [RECIPIENT]..." if name == "sendmail" else ""
-    lines = [_head(name, "8", what), ".SH SYNOPSIS", f".B {name}", escape(synopsis)]
+    synopsis = "[OPTIONS] [RECIPIENT]..." if name.endswith("sendmail") else ""
+    command = name.replace("smtpmail-", "smtpmail ")
+    lines = [_head(name, section, what), ".SH SYNOPSIS", f".B {escape(command)}", escape(synopsis)]
     lines = [line for line in lines if line]
-    if name != "sendmail":
-        same = {"mailq": "smtpmail queue list", "newaliases": "smtpmail aliases"}[name]
-        lines += [".SH DESCRIPTION", escape(f"The same as `{same}`. It is sendmail(8) under another name.")]
+    if name in SAME:
+        lines += [".SH DESCRIPTION", escape(f"The same as `{SAME[name]}`. It is sendmail(8) under another name.")]
         return "\n".join(lines) + "\n" + _see_also(name)
     lines += [".SH DESCRIPTION", *_paragraphs(
         "Hands the message on standard input to the loopback listener of smtpmail(1). It needs no privilege. Date, "
@@ -150,29 +150,26 @@ def sendmail_page(name: str, what: str) -> str:
         ("0", "Everybody's copy is on disk."), ("64", "The command line makes no sense."),
         ("65", "The message or an address in it is no good."), ("67, 68", "A recipient does not exist."),
         ("69", "The server refuses it."), ("74, 75", "Not now: nobody has the message."),
+        ("70", "A fault of sendmail itself: nobody has the message."),
         ("77", "The queue may not be read."), ("78", "A setting is wrong."),
     ):  # fmt: skip
         lines += _item(status, meaning)
     return "\n".join(lines) + "\n" + _see_also(name)
 
 
-def file_page(name: str, section: str, what: str) -> str:
+def file_page(page: FilePage, end: Sequence[str] = ()) -> str:
     """The page of a file."""
-    lines = [_head(name, section, what), ".SH DESCRIPTION"]
-    if name == "smtpmail.toml":
-        lines += _paragraphs(
-            "TOML; /etc/smtpmail/smtpmail.toml, or what --config or SMTPMAIL_CONFIG names. The keys are the "
-            "long options of smtpmail(1) without their dashes; text, numbers, true and false, lists where an "
-            "option is repeatable. The command line wins over the environment (SMTPMAIL_SPOOL, ...), that "
-            "over the file."
-        )
-        lines.append(".SH KEYS")
-        for setting in settings().values():
-            value = "|".join(setting.choices) or setting.metavar or "true|false"
-            lines += _item(f"{setting.key} = {value}", setting.help)
-    else:
-        lines += _paragraphs(USERS if name == "smtpmail-users" else ALIASES)
-    return "\n".join(lines) + "\n" + _see_also(name)
+    lines = [_head(page.name, "5", page.what), ".SH DESCRIPTION", *_paragraphs(page.text), *end]
+    return "\n".join(lines) + "\n" + _see_also(page.name)
+
+
+def _keys() -> list[str]:
+    """The settings, as keys of the configuration file."""
+    lines = [".SH KEYS"]
+    for setting in settings().values():
+        value = "|".join(setting.choices) or setting.metavar or "true|false"
+        lines += _item(f"{setting.key} = {value}", setting.help)
+    return lines
 
 
 def _head(name: str, section: str, what: str) -> str:
@@ -182,7 +179,8 @@ def _head(name: str, section: str, what: str) -> str:
 
 
 def _see_also(name: str) -> str:
-    others = [other for other in ("sendmail(8)", "smtpmail(1)", "smtpmail.toml(5)") if other.partition("(")[0] != name]
+    pages = ("smtpmail(1)", "sendmail(8)", "smtpmail.toml(5)", *(f"{page.name}(5)" for page in FILES))
+    others = [other for other in pages if other.partition("(")[0] != name]
     return f".SH SEE ALSO\n{escape(', '.join(others))}\n"
 
 
