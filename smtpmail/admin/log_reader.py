@@ -132,8 +132,5 @@ def entries(lines: Iterator[bytes], since: datetime | None, until: datetime | No
     """The entries among the lines that were written in this time: from `since` on, before `until`."""
     for line in lines:
         entry = parse_line(line)
-        if entry is None:
-            continue
-        time = time_of(entry)
-        if time is not None and (since is None or time >= since) and (until is None or time < until):
+        if entry is not None and is_between(entry, since, until):
             yield entry

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from smtpmail.admin.log_reader import Entry
+from smtpmail.admin.log_reader import Entry, time_of
 
 MAX_NAMES = 10_000
 """So many different senders, destinations, texts are counted one by one; the rarest of more are summed up."""
@@ -234,9 +234,6 @@ def _reason(reply: str) -> str:
 
 def delay_of(entry: Entry) -> float | None:
     """Seconds between the arrival of a message, which its id tells, and this entry; None when that makes no sense."""
-    # Imported here: no other summary needs it.
-    from smtpmail.admin.log_reader import time_of  # noqa: PLC0415
-
     time, id_ = time_of(entry), _text(entry, "id")
     try:
         arrived = int(id_[:14], 16) / 1e6
