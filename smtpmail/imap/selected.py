@@ -162,8 +162,10 @@ class Selected:
         if index is self.index and not (may_expunge and len(index.numbers) < len(self.numbers)):
             return
         self.index = index
-        if self.numbers == index.numbers:
+        if index.numbers[: len(self.numbers)] == self.numbers:
+            # By far the most frequent: nothing is gone.
             yield from self._sync_flags(uid)
+            yield from self._sync_new()
             return
         present = set(index.numbers)
         gone = [place for place, number in enumerate(self.numbers) if number not in present]
@@ -184,8 +186,8 @@ class Selected:
 
     def _sync_flags(self, uid: bool) -> Iterator[bytes]:
         index = self.index
-        if self.numbers == index.numbers:
-            if self._modseqs == index.modseqs:
+        if index.numbers[: len(self.numbers)] == self.numbers:
+            if index.modseqs[: len(self.numbers)] == self._modseqs:
                 return
             pairs = zip(range(len(self.numbers)), range(len(self.numbers)), strict=True)
         else:

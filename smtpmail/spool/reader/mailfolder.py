@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from smtpmail.spool.folder import Folder
 from smtpmail.spool.reader import cache
 from smtpmail.spool.reader.index import MAX_UID, Index, Renumbered, read_flags, scan
 from smtpmail.spool.reader.lock import FolderLock, Numbers
-from smtpmail.spool.reader.mh_readers import KNOWN, MhReaders, note_changes, note_states
+from smtpmail.spool.reader.mh_readers import KNOWN, note_changes, note_states
 from smtpmail.spool.reader.renumbering import moved
 from smtpmail.spool.reader.shared import known_of
 from smtpmail.spool.reader.state_files import sync_states, write_state
@@ -84,7 +85,6 @@ class MailFolder:
         self._lock = FolderLock(folder)
         self._validity_above = validity_above
         self._removing = removing
-        self._readers = MhReaders(folder)
         self._known = known_of(folder)
         self._index: Index | None = None
         self.validity = 0
@@ -120,25 +120,25 @@ class MailFolder:
         """What is in the folder now, with what MH readers have marked. Raises Gone, OSError."""
         self.know_validity()
         index = self._look()
-        differences = self._readers.differences(index)
+        differences = self._known.readers.differences(self.folder, index)
         if differences:
             try:
                 self._settle_with_readers(index, list(differences.states))
             except OSError:
-                self._readers.undecided = True  # the lock is held for long, or the disk is full: another time
+                self._known.readers.undecided = True  # the lock is held for long, or the disk is full: another time
             index = self._look()
         return index
 
     @property
     def undecided(self) -> bool:
         """Whether `refresh` may tell something new soon although nothing changes."""
-        return self._readers.undecided
+        return self._known.readers.undecided
 
     def _settle_with_readers(self, index: Index, numbers: Sequence[int]) -> None:
         """States get what MH readers have changed of these messages, and they what was changed here. Raises OSError."""
         for start in range(0, len(numbers) or 1, MOST_AT_ONCE):
             with self._lock.held(PATIENCE):
-                now = self._readers.differences(index, locked=True)
+                now = self._known.readers.differences(self.folder, index, locked=True)
                 chosen = [n for n in numbers[start : start + MOST_AT_ONCE] if n in now.states]
                 self._change_some(chosen, lambda n, flags: (flags | now.states[n][0]) - now.states[n][1], None, [])  # noqa: B023
                 note_changes(self.folder, now.sequences)
@@ -271,7 +271,8 @@ class MailFolder:
 
     def claim_recent(self, index: Index, above: int = 0) -> list[int]:
         r"""Takes \Recent from all messages above a number that have it; returns theirs: no other session gets them."""
-        recent = [n for n, flags in zip(index.numbers, index.flags, strict=True) if RECENT in flags and n > above]
+        start = bisect_right(index.numbers, above)
+        recent = [n for n, flags in zip(index.numbers[start:], index.flags[start:], strict=True) if RECENT in flags]
         if not recent:
             return []
         claimed: list[int] = []

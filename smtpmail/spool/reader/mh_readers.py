@@ -62,25 +62,26 @@ class Differences:
 
 
 class MhReaders:
-    """Compares the states of an open folder with its sequences, whenever these have changed."""
+    """Compares the states of a folder with its sequences, whenever these have changed: once for all who read it."""
 
-    def __init__(self, folder: Folder) -> None:
-        self._folder = folder
+    def __init__(self) -> None:
         self._looked_at: tuple[int, ...] | None = None
         self.undecided = False
         """Whether to look again soon, even if nothing changes."""
 
-    def differences(self, index: Index, *, locked: bool = False) -> Differences:
+    def differences(self, folder: Folder, index: Index, *, locked: bool = False) -> Differences:
         """What differs; empty when nothing has changed since the last look. `locked`: the folder's lock is held."""
-        state = _state_of(self._folder)
-        if state == self._looked_at and not self.undecided and not locked:
+        state = _state_of(folder)
+        # A message that nmh moves here has neither a state nor a word in the sequences.
+        looked_at = (*state, index.last)
+        if looked_at == self._looked_at and not self.undecided and not locked:
             return Differences()
         try:
             if locked:
-                found = self._compare(index)
+                found = _compare(folder, index)
             else:
-                with alone(self._folder, time.monotonic() + 1.0):
-                    found = self._compare(index)
+                with alone(folder, time.monotonic() + 1.0):
+                    found = _compare(folder, index)
         except (MailboxBusy, BlockingIOError):
             self.undecided = True
             return Differences()
@@ -88,69 +89,72 @@ class MhReaders:
             found = Differences()  # unreadable: the states count alone
         self.undecided = found.undecided
         # What was written just now may be written again within the same tick of the clock.
-        self._looked_at = state if not state or time.time_ns() - state[-1] > 20_000_000 else None
+        self._looked_at = looked_at if not state or time.time_ns() - state[-1] > 20_000_000 else None
         return found
 
-    def _compare(self, index: Index) -> Differences:
-        """Raises OSError, BlockingIOError when a reader is at work on the file."""
-        known = _read(self._folder, KNOWN)
-        text, changed_at = self._read_sequences()
-        found = Differences()
-        if text is None and known is None:
-            return found
-        numbers = index.numbers
-        for flag, (name, is_set) in BY_FLAG.items():
-            before = members(known or b"", name, numbers)
-            if name == _UNSEEN:
-                before.update(numbers[bisect_right(numbers, _last_known(known)) :])
-            if text is not None:
-                now = members(text, name, numbers)
-            elif name == _UNSEEN:
-                now = set()  # nmh removes the file when nothing is left in it
+
+def _compare(folder: Folder, index: Index) -> Differences:
+    """Raises OSError, BlockingIOError when a reader is at work on the file."""
+    known = _read(folder, KNOWN)
+    text, changed_at = _read_sequences(folder)
+    found = Differences()
+    if text is None and known is None:
+        return found
+    numbers = index.numbers
+    for flag, (name, is_set) in BY_FLAG.items():
+        before = members(known or b"", name, numbers)
+        if name == _UNSEEN:
+            before.update(numbers[bisect_right(numbers, _last_known(known)) :])
+        if text is not None:
+            now = members(text, name, numbers)
+        elif name == _UNSEEN:
+            now = set()  # nmh removes the file when nothing is left in it
+        else:
+            continue
+        ours = {n for n, flags in zip(numbers, index.flags, strict=True) if (flag in flags) is is_set}
+        by_reader = before ^ now
+        for number in (by_reader & (ours ^ now)) - _maybe_lost(folder, found, name, before - now, changed_at):
+            added, removed = found.states.get(number, (frozenset(), frozenset()))
+            if (number in now) is is_set:
+                added |= {flag}
             else:
-                continue
-            ours = {n for n, flags in zip(numbers, index.flags, strict=True) if (flag in flags) is is_set}
-            by_reader = before ^ now
-            for number in (by_reader & (ours ^ now)) - self._maybe_lost(found, name, before - now, changed_at):
-                added, removed = found.states.get(number, (frozenset(), frozenset()))
-                if (number in now) is is_set:
-                    added |= {flag}
-                else:
-                    removed |= {flag}
-                found.states[number] = (added, removed)
-            if text is not None and (stale := (ours ^ now) - by_reader):
-                found.sequences[name] = (stale & ours, stale - ours)
-        return found
+                removed |= {flag}
+            found.states[number] = (added, removed)
+        if text is not None and (stale := (ours ^ now) - by_reader):
+            found.sequences[name] = (stale & ours, stale - ours)
+    return found
 
-    def _maybe_lost(self, found: Differences, name: bytes, gone: set[int], changed_at: float) -> set[int]:
-        """New mail that has left `unseen`: read, or unknown to the reader that wrote the file and put back soon."""
-        if name != _UNSEEN or time.time() - changed_at >= LOST_SECONDS:
-            return set()
-        lost = set()
-        for number in gone:
-            with contextlib.suppress(OSError):
-                arrived = os.stat(str(number), dir_fd=self._folder.fd, follow_symlinks=False).st_ctime
-                if changed_at - arrived < LISTED_SECONDS:
-                    lost.add(number)
-        found.undecided |= bool(lost)
-        return lost
 
-    def _read_sequences(self) -> tuple[bytes | None, float]:
-        """The text, None when there is no file, and when it was written."""
-        try:
-            fd = self._folder.open_file(SEQUENCES, os.O_RDONLY)
-        except FileNotFoundError:
-            return None, os.fstat(self._folder.fd).st_mtime
-        try:
-            fcntl.lockf(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            if dot_locked(self._folder):
-                raise BlockingIOError
-            status = os.fstat(fd)
-            if status.st_size > LIMIT:
-                raise OSError("too long")
-            return os.pread(fd, LIMIT, 0), status.st_mtime
-        finally:
-            os.close(fd)
+def _maybe_lost(folder: Folder, found: Differences, name: bytes, gone: set[int], changed_at: float) -> set[int]:
+    """New mail that has left `unseen`: read, or unknown to the reader that wrote the file and put back soon."""
+    if name != _UNSEEN or time.time() - changed_at >= LOST_SECONDS:
+        return set()
+    lost = set()
+    for number in gone:
+        with contextlib.suppress(OSError):
+            arrived = os.stat(str(number), dir_fd=folder.fd, follow_symlinks=False).st_ctime
+            if changed_at - arrived < LISTED_SECONDS:
+                lost.add(number)
+    found.undecided |= bool(lost)
+    return lost
+
+
+def _read_sequences(folder: Folder) -> tuple[bytes | None, float]:
+    """The text, None when there is no file, and when it was written."""
+    try:
+        fd = folder.open_file(SEQUENCES, os.O_RDONLY)
+    except FileNotFoundError:
+        return None, os.fstat(folder.fd).st_mtime
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if dot_locked(folder):
+            raise BlockingIOError
+        status = os.fstat(fd)
+        if status.st_size > LIMIT:
+            raise OSError("too long")
+        return os.pread(fd, LIMIT, 0), status.st_mtime
+    finally:
+        os.close(fd)
 
 
 def _state_of(folder: Folder) -> tuple[int, ...]:

@@ -8,15 +8,17 @@ import weakref
 
 from smtpmail.spool.folder import Folder
 from smtpmail.spool.reader.index import Index
+from smtpmail.spool.reader.mh_readers import MhReaders
 
 
 class Known:
     """Of one folder, as long as somebody has it open. `lock` is held during a look, so that one does it for all."""
 
-    __slots__ = ("__weakref__", "index", "lock", "saved", "touched", "validity")
+    __slots__ = ("__weakref__", "index", "lock", "readers", "saved", "touched", "validity")
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
+        self.readers = MhReaders()
         self.validity = 0
         """UIDVALIDITY that the index belongs to."""
         self.index: Index | None = None
@@ -30,6 +32,7 @@ class Known:
         self.validity = validity
         self.index = self.saved = None
         self.touched = False
+        self.readers = MhReaders()
 
 
 _known: weakref.WeakValueDictionary[tuple[int, int], Known] = weakref.WeakValueDictionary()
