@@ -8,10 +8,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import SPOOL, eventually, new_subject, send_from_mail, send_from_remote, the_message
+from conftest import SPOOL, eventually, install, new_subject, send_from_mail, send_from_remote, the_message
 from testinfra.host import Host
 
 UPDATE = "hmac-sha256:update.dom.fr:c210cG1haWwgdGVzdCBuZXR3b3JrLCBub3Qgc2VjcmV0ISE="
+
+
+@pytest.fixture(scope="module", autouse=True)
+def verifier(remote: Host) -> None:
+    install(remote, "python3-dkim")
 
 
 def verified(remote: Host, path: str) -> bool:

@@ -6,10 +6,16 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from conftest import SPOOL, eventually, new_subject, send_from_remote, the_message
+from conftest import SPOOL, eventually, install, new_subject, send_from_remote, the_message
 from testinfra.host import Host
 
 CERT = "/tmp/mail.pem"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tools(remote: Host) -> None:
+    install(remote, "curl")
+    install(remote, "python3-dkim")
 
 
 @pytest.fixture(scope="module")
