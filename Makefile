@@ -71,7 +71,7 @@ bench: setup  ## Speed side by side with Postfix, in the same run (about ten min
 
 bench-cluster: setup  ## Messages a second on one host and two, beside Postfix with Maildir, on one GlusterFS volume
 	tests/cluster/setup
-	$(BIN)/python -m tests.cluster.bench
+	PYTHONPATH=tests $(BIN)/python -m tests.cluster.bench
 
 $(BIN)/smtpmail: pyproject.toml
 	tests/setup venv $(VENV) .
