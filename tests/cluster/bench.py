@@ -1,6 +1,6 @@
 """Messages a second on one host and on two, beside Postfix with Maildir, on the same volume with bricks on disk.
 
-    PYTHONPATH=tests python -m tests.cluster.bench [FOLDER]      FOLDER: where bricks and queues lie, /var/tmp by default
+    PYTHONPATH=tests python -m tests.cluster.bench [FOLDER]      FOLDER: of bricks and queues, by default /var/tmp
 
 Both are durable: Postfix syncs its queue file on a local disk and delivers afterwards, so that what counts is the time
 until all messages are in the mailbox.
