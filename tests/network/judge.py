@@ -25,7 +25,17 @@ OversignHeaders From
 InternalHosts 127.0.0.1
 AuthservID mx.judge.test
 AlwaysAddARHeader yes
-Nameservers 192.0.2.53
+ResolverConfiguration /etc/lab/unbound.conf
+"""
+
+# OpenDKIM looks up by libunbound, which by itself knows that there is no .test (RFC 6761).
+_RESOLVER = """
+server:
+  module-config: "iterator"
+  local-zone: "test." nodefault
+forward-zone:
+  name: "."
+  forward-addr: 192.0.2.53
 """
 
 _OPENDMARC = """
@@ -37,6 +47,7 @@ RejectFailures true
 SPFIgnoreResults true
 SPFSelfValidate true
 IgnoreHosts /etc/lab/ignored
+PublicSuffixList /etc/lab/top-level
 Syslog true
 """
 
@@ -71,6 +82,7 @@ class Judge(Postfix):
         milters = "inet:127.0.0.1:8891, inet:127.0.0.1:8893"
         main.write_text(main.read_text() + f"smtpd_milters = {milters}\nmilter_default_action = tempfail\n")
         self.host.write("/etc/lab/opendkim.conf", _OPENDKIM)
+        self.host.write("/etc/lab/unbound.conf", _RESOLVER)
         self.host.write("/etc/lab/opendmarc.conf", _OPENDMARC)
         self.host.write("/etc/lab/ignored", "127.0.0.1\n")
         self.host.write("/etc/lab/rspamd.conf", _RSPAMD)
