@@ -200,7 +200,8 @@ def test_fail2ban(reading: Server, tmp_path: Path, certificate: Certificate) -> 
     fail2ban = require.tool("fail2ban-regex", "fail2ban")
     password = add_device(tmp_path, "phone")
     with connected(reading, certificate) as reader:
-        for name in ("bob", 'bob", "client": "192.0.2.9:1', "nobody"):
+        # imaplib sends a name as it is: one with quotation marks must be quoted here.
+        for name in ("bob", r'"bob\", \"client\": \"192.0.2.9:1"', "nobody"):
             with contextlib.suppress(imaplib.IMAP4.error):
                 reader.login(name, "wrong")
     with connected(reading, certificate) as reader:
