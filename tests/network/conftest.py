@@ -20,7 +20,7 @@ from .program import HOSTNAME, Program
 CACHE = Path(os.environ.get("SMTPMAIL_LAB_CACHE", "/var/cache/smtpmail-lab"))
 COMMANDS = (
     "ip", "nsenter", "unshare", "setpriv", "openssl", "swaks", "knotd", "unbound", "postfix", "smtp-sink",
-    "opendkim", "opendmarc", "rspamd", "dkimproxy-verify",
+    "policyd-spf", "opendkim", "opendmarc", "rspamd", "dkimproxy-verify",
 )  # fmt: skip
 
 
@@ -32,7 +32,7 @@ def _addresses(*numbers: int) -> list[str]:
 # The zones below zones/ say the same.
 HOSTS = {
     "ours": _addresses(10),
-    "postfix": _addresses(20, 21),
+    "postfix": _addresses(20, 21, 22),
     "exim": _addresses(30, 31),
     "opensmtpd": _addresses(40, 41),
     "judge": _addresses(50),

@@ -20,6 +20,7 @@ USERS = ("alice", "carol")
 INTERNATIONAL_USER = "jos\u00e9"
 _UID = 64100
 _MAIL = "/var/mail/lab"
+_POLICY = "/etc/postfix-policyd-spf-python/policyd-spf.conf"
 
 
 class MailServer(ABC):
@@ -39,7 +40,8 @@ class MailServer(ABC):
         self.domains = [self.domain] + [f"{kind}.{self.domain}" for kind in ("tls4", "tls6", "clear4", "clear6")]
         self.users = [*USERS, INTERNATIONAL_USER] if self.smtputf8 else list(USERS)
         self.tls_addresses = host.addresses[:2]
-        self.clear_addresses = host.addresses[2:]
+        self.clear_addresses = host.addresses[2:4]
+        self.checked_addresses = host.addresses[4:]
 
     def start(self, authority: certificates.Authority) -> None:
         """Write the configuration, start the daemon and wait until it listens."""
@@ -99,9 +101,16 @@ class MailServer(ABC):
 
 
 class Postfix(MailServer):
+    """Its third addresses ask SPF of each sender (policyd-spf), and refuse where it fails."""
+
     name = "postfix"
 
     def configure(self) -> None:
+        self.domains.append(f"checked.{self.domain}")
+        self.host.write(
+            _POLICY,
+            "debugLevel = 1\nHELO_reject = Fail\nMail_From_reject = Fail\nskip_addresses = 127.0.0.0/8\n",
+        )
         mailboxes = [f"{user}@{domain} {user}/" for user in self.users for domain in self.domains]
         self.host.write("/etc/postfix/mailboxes", "\n".join(mailboxes) + "\n")
         self.host.write(
@@ -140,6 +149,11 @@ queue_run_delay = 5s
             f"{_bracketed(address)}:25 inet n - n - - smtpd -o smtpd_tls_security_level=none\n"
             for address in self.clear_addresses
         )
+        listeners += "".join(
+            f"{_bracketed(address)}:25 inet n - n - - smtpd -o smtpd_tls_security_level=none"
+            " -o { smtpd_recipient_restrictions = check_policy_service unix:private/policyd-spf }\n"
+            for address in self.checked_addresses
+        )
         self.host.write(
             "/etc/postfix/master.cf",
             f"""
@@ -165,6 +179,7 @@ discard   unix  -       -       n       -       -       discard
 virtual   unix  -       n       n       -       -       virtual
 anvil     unix  -       -       n       -       1       anvil
 scache    unix  -       -       n       -       1       scache
+policyd-spf unix -      n       n       -       0       spawn user=nobody argv=/usr/bin/policyd-spf {_POLICY}
 """,
         )
 
