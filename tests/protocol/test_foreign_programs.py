@@ -9,6 +9,7 @@ import subprocess
 from email.message import EmailMessage
 from email.parser import BytesParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import require
@@ -180,7 +181,7 @@ def test_smtplib(servers: Servers, certificate: Certificate) -> None:
     server = servers.start(*certificate.options)
     host, port = server.address("network")
     with smtplib.SMTP(host, port, timeout=60) as smtp:
-        smtp._host = certificate.name  # the name that the certificate must have
+        smtp._host = certificate.name  # type: ignore[attr-defined]  # the name that the certificate must have
         smtp.starttls(context=certificate.client_context())
         smtp.ehlo("client.example")
         assert smtp.has_extn("size")
@@ -230,7 +231,7 @@ def test_mailbox_mh(server: Server) -> None:
     host, port = server.address()
     with smtplib.SMTP(host, port, timeout=60) as smtp:
         smtp.sendmail("alice@example.org", "bob@dom.fr", "Subject: one\n\nx\n")
-        folder = mailbox.MH(server.spool / "bob", create=False)
+        folder: Any = mailbox.MH(server.spool / "bob", create=False)
         assert list(folder.keys()) == [1]
         assert folder[1]["Delivered-To"] == "bob@dom.fr"
         folder.add("Subject: from the reader\n\nx\n")

@@ -318,4 +318,4 @@ def test_php(host: Host) -> None:
     host.run(php, "-n", "-d", f"sendmail_path={host.sendmail} -t -i", "-r", code)
     stored = message_from_bytes(host.message())
     assert (stored["From"], stored["X-Form"]) == ("web@dom.fr", "1")
-    assert re.search(r"line\n\.\nline\n$", stored.get_payload())
+    assert re.search(r"line\n\.\nline\n$", str(stored.get_payload()))

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import require
@@ -17,7 +18,7 @@ from support.server import NO_RESOLVER, Server, Servers, clean_environment, prog
 from support.tls import Certificate, make_certificate
 
 
-def run(*options: str, wrapper: tuple[str, ...] = (), **environment: str) -> subprocess.CompletedProcess[str]:
+def run(*options: str, wrapper: tuple[str, ...] = (), **environment: Any) -> subprocess.CompletedProcess[str]:
     """The program with these options alone, which must not start."""
     return subprocess.run(
         [*wrapper, *program(), *options],
@@ -83,7 +84,7 @@ def test_wrong_option(tmp_path: Path, options: list[str], named: list[str]) -> N
 @pytest.mark.parametrize(("name", "value"), [("PORT", "x"), ("LOOPBACK", "192.0.2.1"), ("SPOOL", "/etc/passwd")])
 def test_wrong_variable(tmp_path: Path, name: str, value: str) -> None:
     options = [] if name == "SPOOL" else ["--spool", str(tmp_path / "spool")]
-    assert_one_line(run(*options, **{f"SMTPMAIL_{name}": value}), name if name != "SPOOL" else value)
+    assert_one_line(run(*options, wrapper=(), **{f"SMTPMAIL_{name}": value}), name if name != "SPOOL" else value)
 
 
 def test_wrong_file(tmp_path: Path) -> None:

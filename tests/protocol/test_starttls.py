@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import smtplib
 import ssl
+from typing import Any
 
 import pytest
 from support.client import Closed
@@ -126,12 +127,15 @@ def test_sighup_takes_the_new_certificate(
     server = servers.start(*files.options)
 
     def names_presented() -> str:
-        with smtplib.SMTP(*server.address(), timeout=10) as smtp:
+        host, port = server.address()
+        with smtplib.SMTP(host, port, timeout=10) as smtp:
             context = ssl.create_default_context()
             context.check_hostname = False
             context.load_verify_locations(files.cert)
             smtp.starttls(context=context)
-            return smtp.sock.getpeercert()["subject"][0][0][1]
+            assert isinstance(smtp.sock, ssl.SSLSocket)
+            shown: Any = smtp.sock.getpeercert()
+            return str(shown["subject"][0][0][1])
 
     assert names_presented() == "old.dom.fr"
     with server.client() as session:

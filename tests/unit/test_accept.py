@@ -326,7 +326,7 @@ def test_each_forwarding_address_has_an_envelope(door: Door) -> None:
 
 def test_an_owner_gets_the_bounces(door: Door) -> None:
     owner = "owner-list@dom.fr"
-    routes = [forwarded("x@example.net", sender=owner), Local("bob", parse_address(owner)), Local("anna")]
+    routes: list[Route] = [forwarded("x@example.net", sender=owner), Local("bob", parse_address(owner)), Local("anna")]
     door.take(message_to(recipient(LIST, *routes), recipient("anna@dom.fr", Local("anna"))), b"\nx\n")
     assert queue_of(door) == [(owner, ["x@example.net"], [()])]
     assert (door.path / "bob" / "1").read_bytes().startswith(b"Return-Path: <owner-list@dom.fr>\n")

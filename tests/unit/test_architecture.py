@@ -52,6 +52,8 @@ def imports() -> list[tuple[str, str, str]]:
         relative = path.relative_to(SOURCES).with_suffix("")
         room = relative.parts[0] if relative.parts[0] != "__init__" else ""
         for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Import | ast.ImportFrom):
+                continue
             modules = []
             if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "smtpmail":
                 # `from smtpmail import log` names a room, `from smtpmail.smtp import replies` a module of one.

@@ -44,7 +44,9 @@ def logged_events() -> dict[Event, set[str]]:
                 for call in calls_of_log(function):
                     assert isinstance(call.func, ast.Attribute)
                     name = call.args[0]
-                    assert isinstance(name, ast.Constant), f"{path}:{call.lineno}: the event must be a literal"
+                    assert isinstance(name, ast.Constant) and isinstance(name.value, str), (
+                        f"{path}:{call.lineno}: the event must be a literal"
+                    )
                     level = call.func.attr
                     fields = events.setdefault((name.value, level.replace("exception", "error")), set())
                     fields.update({"exception"} if level == "exception" else ())
@@ -66,7 +68,7 @@ def keys_of(function: ast.FunctionDef, variable: ast.expr) -> Iterator[str]:
     for node in ast.walk(function):
         match node:
             case ast.Assign(targets=[ast.Name(id=name)], value=ast.Dict(keys=keys)) if name == variable.id:
-                yield from (key.value for key in keys if isinstance(key, ast.Constant))
+                yield from (str(key.value) for key in keys if isinstance(key, ast.Constant))
 
 
 @cache

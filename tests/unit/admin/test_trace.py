@@ -117,7 +117,7 @@ OF_RELAYED = [
 OF_REFUSED = ["open spammer", "tls spammer", "refused", "close spammer"]
 
 
-def stories(text: str, lines: Iterable[bytes], **limits: int) -> list[list[dict[str, Any]]]:
+def stories(text: str, lines: Iterable[bytes], **limits: Any) -> list[list[dict[str, Any]]]:
     return list(Tracer(Wanted(text), **limits).read(lines))
 
 

@@ -18,7 +18,7 @@ from smtpmail.mail.envelope import Envelope, Peer, Recipient
 from smtpmail.mail.route import Local, Remote
 from smtpmail.smtp.replies import Refusal
 
-RECORDS = {
+RECORDS: dict[str, Any] = {
     "_dmarc.bank.example": {"TXT": ["v=DMARC1; p=reject"]},
     "bank.example": {"TXT": ["v=spf1 ip4:192.0.2.1 -all"]},
     "_dmarc.q.example": {"TXT": ["v=DMARC1; p=reject; t=y"]},

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import dns.rcode
 import pytest
@@ -120,7 +121,7 @@ def test_resolv_conf_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert name_servers(str(file)) == ["192.0.2.53", "2001:db8::53"]
     assert name_servers(str(tmp_path / "none")) == ["127.0.0.1"], "as the C library has it"
     with NameServer(ZONE) as first, NameServer(ZONE) as second:
-        ports = {"127.0.0.1": first.endpoint.port, "127.0.0.2": second.endpoint.port}
+        ports: dict[str, Any] = {"127.0.0.1": first.endpoint.port, "127.0.0.2": second.endpoint.port}
         from smtpmail.dns import wire
 
         ask = wire.query

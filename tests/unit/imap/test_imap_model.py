@@ -132,8 +132,8 @@ def test_sessions_agree_with_the_folder(tmp_path_factory: pytest.TempPathFactory
         client.run(b"NOOP")
         client.run(b"NOOP")
         # What it was told without asking is right already, where it was told anything.
-        for flags, (_, expected) in zip(client.flags, sorted(model.items()), strict=True):
-            assert flags is None or flags == expected
+        for told, (_, wanted) in zip(client.flags, sorted(model.items()), strict=True):
+            assert told is None or told == wanted
         if model:
             client.run(b"UID FETCH 1:* FLAGS")
         assert client.flags == [flags for _, flags in sorted(model.items())]

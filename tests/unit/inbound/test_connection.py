@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ class Line:
 
 
 @pytest.fixture
-def events() -> Iterator[list[dict[str, Any]]]:
+def events() -> Iterator[list[MutableMapping[str, Any]]]:
     with structlog.testing.capture_logs() as captured:
         log_module.log.use(structlog.get_logger())
         yield captured
@@ -250,7 +250,12 @@ def test_stopping_does_not_wait_for_a_handshake(secure: Line) -> None:
     assert secure.say(b"EHLO x\r\n").startswith(b"250")
     assert secure.say(b"STARTTLS\r\n").startswith(b"220")
     # Whether the handshake has begun already cannot be seen from here: ask again, as the server does.
-    wait_until(lambda: secure.connection.stop(float("inf")) or not secure.thread.is_alive(), timeout=20)
+
+    def is_over() -> bool:
+        secure.connection.stop(float("inf"))
+        return not secure.thread.is_alive()
+
+    wait_until(is_over, timeout=20)
     assert secure.named("session.error") == []
 
 

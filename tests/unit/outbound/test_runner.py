@@ -186,7 +186,7 @@ def test_a_sender_who_cannot_be_told_now_is_told_later(tmp_path: Path) -> None:
         return (Local("alice"),)
 
     with FaultServer({"RCPT": say("550 no")}) as server, queue(tmp_path, Hosts(to(server, "one.test"))) as q:
-        q.router.routes = routes  # type: ignore[method-assign]
+        q.router.routes = routes  # type: ignore[method-assign, assignment]
         q.submit(item())
         q.wait_empty()
         assert len(q.mailbox("alice")) == 1
@@ -413,7 +413,7 @@ def test_delivered_is_on_disk_before_the_sender_is_told_of_others(tmp_path: Path
             seen.append([r.state for r in q.store.load(about.id).recipients])
             send(kind, about, recipients, text, **more)
 
-        q.bouncer.send = look  # type: ignore[method-assign]
+        q.bouncer.send = look  # type: ignore[method-assign, assignment]
         q.submit(item("a@one.test", "b@one.test"))
         q.wait_empty()
     assert seen == [[DELIVERED, FAILED]]
@@ -460,7 +460,7 @@ def test_nobody_gets_a_copy_a_minute_because_the_disk_is_full(tmp_path: Path, mo
             return sum(line.startswith("C: RCPT TO:<b@") for s in server.sessions for line in s.transcript)
 
         for attempt, wait in ((1, 63), (2, 630)):
-            q.wait_for(lambda attempt=attempt: q.runner._due_at and asked() == attempt)
+            q.wait_for(lambda attempt=attempt: q.runner._due_at and asked() == attempt)  # type: ignore[misc]
             time.sleep(0.1)
             assert asked() == attempt, "not before its time"
             clock.turn(wait + 1)
@@ -496,10 +496,10 @@ def test_a_bounce_that_cannot_be_stored_is_tried_again_without_asking_anybody(tm
         queue(tmp_path, Hosts(to(server, "one.test")), LATER, clock=clock) as q,
     ):
         send = q.bouncer.send
-        q.bouncer.send = full  # type: ignore[method-assign]
+        q.bouncer.send = full  # type: ignore[method-assign, assignment]
         message = q.submit(item("a@one.test", "b@one.test"))
         for attempts in (1, 2, 3):
-            q.wait_for(lambda attempts=attempts: q.store.load(message.id).attempts == attempts and q.runner._due_at)
+            q.wait_for(lambda attempts=attempts: q.store.load(message.id).attempts == attempts and q.runner._due_at)  # type: ignore[misc]
             clock.turn(3970)
         assert [r.state for r in q.store.load(message.id).recipients] == [FAILED, DELIVERED]
         q.bouncer.send = send  # type: ignore[method-assign]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -112,7 +113,7 @@ def test_a_spool_that_everybody_writes_to(spool: Path) -> None:
         ({"bind_address": ("127.0.0.1",), "address_family": "ipv4"}, []),
     ],
 )
-def test_what_does_not_go_together(spool: Path, options: dict[str, object], expected: list[tuple[str, str]]) -> None:
+def test_what_does_not_go_together(spool: Path, options: dict[str, Any], expected: list[tuple[str, str]]) -> None:
     assert found(spool, **options) == expected
 
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import require
@@ -130,7 +131,8 @@ def test_in_place_of_the_next_message(spool: Spool, tmp_path: Path, name: str, t
     """It is a number that is taken, or a status that a crash left: neither is touched through a link."""
     trick(tmp_path / "bob" / name)
     carols = snapshot(tmp_path / "carol")
-    (number,) = in_time(lambda: deliver(spool, "bob"))  # type: ignore[misc]
+    numbers: Any = in_time(lambda: deliver(spool, "bob"))
+    (number,) = numbers
     assert number == (3 if name == "2" or trick is folder else 2)
     assert (tmp_path / f"bob/{number}.status").read_bytes() == b"\\Recent\n"
     assert not (tmp_path / f"bob/{number}.status").is_symlink()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -395,9 +396,12 @@ def test_the_message_goes_before_its_log(store: QueueStore, monkeypatch: pytest.
     store.record(message, [{"recipient": 0, "state": DELIVERED}])
     removed: list[str] = []
     unlink = os.unlink
-    monkeypatch.setattr(
-        os, "unlink", lambda path, **more: (removed.append(os.path.basename(path)), unlink(path, **more))
-    )
+
+    def noting(path: str, **more: Any) -> None:
+        removed.append(os.path.basename(path))
+        unlink(path, **more)
+
+    monkeypatch.setattr(os, "unlink", noting)
     store.remove(message.id)
     assert removed == [message.id, f"{message.id}.log"]
     assert store.unflushed

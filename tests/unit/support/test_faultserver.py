@@ -32,7 +32,7 @@ def exchange(sock: socket.socket, command: bytes) -> bytes:
 
 def send(server: FaultServer, recipients: tuple[str, ...] = ("bob@one.test",)) -> dict[str, tuple[int, bytes]]:
     """Send one message with smtplib, a client nobody here wrote."""
-    with smtplib.SMTP(*server.address, timeout=5) as client:
+    with smtplib.SMTP(server.address[0], server.address[1], timeout=5) as client:
         return client.sendmail("alice@dom.test", recipients, CONTENT)
 
 
@@ -186,9 +186,9 @@ def tls_context(folder: Path) -> ssl.SSLContext:
 def test_starttls_and_a_handshake_that_fails_once(tmp_path: Path) -> None:
     trusting = ssl._create_unverified_context()
     with FaultServer({"handshake": [close()]}, tls=tls_context(tmp_path)) as server:
-        with pytest.raises(OSError), smtplib.SMTP(*server.address, timeout=5) as client:
+        with pytest.raises(OSError), smtplib.SMTP(server.address[0], server.address[1], timeout=5) as client:
             client.starttls(context=trusting)
-        with smtplib.SMTP(*server.address, timeout=5) as client:
+        with smtplib.SMTP(server.address[0], server.address[1], timeout=5) as client:
             client.starttls(context=trusting)
             client.sendmail("alice@dom.test", ["bob@one.test"], CONTENT)
             assert not client.has_extn("starttls")
@@ -200,7 +200,7 @@ def test_implicit_tls_and_accounts(tmp_path: Path) -> None:
     trusting = ssl._create_unverified_context()
     with FaultServer(tls=tls_context(tmp_path), implicit_tls=True, accounts={"ann": "secret"}) as server:
         for mechanism in ("PLAIN", "LOGIN"):
-            with smtplib.SMTP_SSL(*server.address, timeout=5, context=trusting) as client:
+            with smtplib.SMTP_SSL(server.address[0], server.address[1], timeout=5, context=trusting) as client:
                 client.ehlo()
                 assert client.mail("alice@dom.test")[0] == 530
                 client.user, client.password = "ann", "secret"
@@ -208,7 +208,7 @@ def test_implicit_tls_and_accounts(tmp_path: Path) -> None:
                 assert client.auth(mechanism, authenticate)[0] == 235
                 client.sendmail("alice@dom.test", ["bob@one.test"], CONTENT)
         with (
-            smtplib.SMTP_SSL(*server.address, timeout=5, context=trusting) as client,
+            smtplib.SMTP_SSL(server.address[0], server.address[1], timeout=5, context=trusting) as client,
             pytest.raises(smtplib.SMTPAuthenticationError),
         ):
             client.login("ann", "wrong")

@@ -12,7 +12,7 @@ import sys
 import time
 
 address, subject, stop = sys.argv[1:]
-outcomes = collections.Counter()
+outcomes: collections.Counter[str] = collections.Counter()
 number = 0
 while not os.path.exists(stop):
     give_up = time.monotonic() + 60

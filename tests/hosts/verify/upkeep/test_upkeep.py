@@ -7,6 +7,7 @@ import re
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import (
@@ -38,7 +39,7 @@ def test_account_that_comes_later_reads_the_mail_of_before(mail: Host, remote: H
         assert mail.run("runuser -u bob -- cat %s", path).rc != 0, "nobody else may"
 
 
-BAD_INPUT = {
+BAD_INPUT: dict[str, tuple[dict[str, Any], str]] = {
     "a port that is no number": ({"smtpmail_port": "many"}, r"smtpmail_port.*many.*int"),
     "a firewall that does not exist": ({"smtpmail_firewall": "pf"}, r"smtpmail_firewall must be one of.*pf"),
     "no domain": ({"smtpmail_domains": []}, r"smtpmail_domains is \[\]: list the domains"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 
 import pytest
 from conftest import deployed, eventually
@@ -32,7 +33,7 @@ with smtplib.SMTP("127.0.0.1", 25) as client:
 
 
 @pytest.fixture(scope="module")
-def authority(mail: Host, remote: Host) -> str:
+def authority(mail: Host, remote: Host) -> Iterator[str]:
     """The directory URL of an authority that the host trusts."""
     remote.check_output("apt-get install -y -qq pebble")
     remote.check_output("mkdir -p /srv/pebble")
