@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from support.faultserver import FaultServer
+from support.tls import Authority
 
 from . import certificates, nameservers
 from .judge import Judge
@@ -77,15 +78,15 @@ def lab(requirements: None) -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="session")
-def authority(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> certificates.Authority:
+def authority(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Authority:
     """The certificate authority that all hosts trust; ours has a certificate of it."""
-    authority = certificates.Authority(tmp_path_factory.mktemp("authority"))
-    authority.install(lab["ours"], [HOSTNAME, "mail4.dom.test", "mail6.dom.test"])
+    authority = Authority(tmp_path_factory.mktemp("authority"))
+    certificates.install(authority, lab["ours"], [HOSTNAME, "mail4.dom.test", "mail6.dom.test"])
     return authority
 
 
 @pytest.fixture(scope="session")
-def mailservers(lab: Lab, authority: certificates.Authority) -> dict[str, MailServer]:
+def mailservers(lab: Lab, authority: Authority) -> dict[str, MailServer]:
     """The foreign mail servers by name, running."""
     servers = {kind.name: kind(lab[kind.name]) for kind in SERVERS}
     for server in servers.values():
@@ -114,7 +115,7 @@ IMPATIENT = ("--connect-timeout", "1s", "--retry-schedule", "0.2s 0.5s 30s")
 
 
 @pytest.fixture
-def start_ours(lab: Lab, authority: certificates.Authority, tmp_path: Path) -> Iterator[Callable[..., Program]]:
+def start_ours(lab: Lab, authority: Authority, tmp_path: Path) -> Iterator[Callable[..., Program]]:
     """Starts smtpmail on its host with more options; it is stopped, and its exit status looked at, after the test."""
     started: list[Program] = []
 
@@ -130,7 +131,7 @@ def start_ours(lab: Lab, authority: certificates.Authority, tmp_path: Path) -> I
 
 
 @pytest.fixture(scope="module")
-def ours(lab: Lab, authority: certificates.Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+def ours(lab: Lab, authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     """smtpmail on its host, with STARTTLS, for all tests of a module."""
     program = Program(lab["ours"], tmp_path_factory.mktemp("ours"), *TLS_OPTIONS, *IMPATIENT)
     program.start()

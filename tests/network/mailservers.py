@@ -13,6 +13,8 @@ from collections.abc import Callable
 from email.message import EmailMessage
 from pathlib import Path
 
+from support.tls import Authority
+
 from . import certificates
 from .lab import COMMAND_TIMEOUT, Host, LabError, wait_until
 
@@ -43,10 +45,10 @@ class MailServer(ABC):
         self.clear_addresses = host.addresses[2:4]
         self.checked_addresses = host.addresses[4:]
 
-    def start(self, authority: certificates.Authority) -> None:
+    def start(self, authority: Authority) -> None:
         """Write the configuration, start the daemon and wait until it listens."""
         names = [self.hostname, f"tls4.{self.hostname}", f"tls6.{self.hostname}"]
-        authority.install(self.host, names)
+        certificates.install(authority, self.host, names)
         self.host.write("/etc/resolv.conf", "nameserver 192.0.2.53\n")
         self.host.write("/etc/hosts", f"127.0.0.1 localhost\n::1 localhost\n192.0.2.1 {self.hostname}\n")
         self.host.write("/etc/mailname", self.hostname + "\n")

@@ -6,8 +6,8 @@ import smtplib
 from collections.abc import Iterator
 
 import pytest
+from support.tls import Authority
 
-from .certificates import Authority
 from .conftest import TLS_OPTIONS
 from .lab import Lab
 from .mailservers import MailServer

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from support.faultserver import EXTENSIONS, Fault, FaultServer, close, hang, reset, say
+from support.tls import Authority, make_certificate
 
-from .certificates import Authority
 from .conftest import IMPATIENT, TLS_OPTIONS
-from .lab import Lab, run
+from .lab import Lab
 from .mailservers import MailServer
 from .program import Program
 from .reports import concerns, recipients
@@ -40,48 +40,20 @@ def serve(lab: Lab) -> Iterator[Serve]:
         server.stop()
 
 
-def context(files: tuple[Path, Path]) -> ssl.SSLContext:
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(*files)
-    return server
-
-
 @pytest.fixture(scope="module")
 def good(authority: Authority) -> ssl.SSLContext:
     """A certificate that our host can verify for the MX of one.test."""
-    return context(authority.issue([EXCHANGER]))
+    return authority.issue(EXCHANGER).server_context()
 
 
 @pytest.fixture(scope="module")
 def wrong_name(authority: Authority) -> ssl.SSLContext:
-    return context(authority.issue(["somebody-else.test"]))
+    return authority.issue("somebody-else.test").server_context()
 
 
 @pytest.fixture(scope="module")
 def self_signed(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
-    folder = tmp_path_factory.mktemp("self-signed")
-    files = folder / "cert.pem", folder / "key.pem"
-    run(
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        f"/CN={EXCHANGER}",
-        "-addext",
-        f"subjectAltName=DNS:{EXCHANGER}",
-        "-out",
-        str(files[0]),
-        "-keyout",
-        str(files[1]),
-    )
-    return context(files)
+    return make_certificate(tmp_path_factory.mktemp("self-signed"), EXCHANGER).server_context()
 
 
 @pytest.fixture
@@ -134,7 +106,7 @@ def test_a_handshake_that_hangs(start_ours: Callable[..., Program], serve: Serve
 
 
 def test_old_tls_is_better_than_none(ours: Program, serve: Serve, authority: Authority) -> None:
-    old = context(authority.issue([EXCHANGER]))
+    old = authority.issue(EXCHANGER).server_context()
     old.set_ciphers("ALL:@SECLEVEL=0")
     old.minimum_version = ssl.TLSVersion.TLSv1
     old.maximum_version = ssl.TLSVersion.TLSv1_1

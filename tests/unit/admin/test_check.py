@@ -2,44 +2,22 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from support.tls import make_certificate
 
 from smtpmail.auth.dkim_keys import KeyFolder
 from smtpmail.cli import cli
 
-NOW = datetime.datetime.now(datetime.UTC)
-
 
 def certificate(folder: Path, *, key_mode: int = 0o600, name: str = "mail.dom.fr", days: int = 90) -> list[str]:
-    """A self-signed certificate that is valid for so many days from yesterday on; the options that name it."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(NOW - datetime.timedelta(days=100))
-        .not_valid_after(NOW + datetime.timedelta(days=days))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    (folder / "cert.pem").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
-    (folder / "key.pem").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    (folder / "key.pem").chmod(key_mode)
-    return ["--tls-cert", str(folder / "cert.pem"), "--tls-key", str(folder / "key.pem")]
+    """A self-signed certificate that is valid for so many days from now on; the options that name it."""
+    made = make_certificate(folder, name, days=days)
+    made.key.chmod(key_mode)
+    return made.options
 
 
 def check(folder: Path, *options: str) -> Result:

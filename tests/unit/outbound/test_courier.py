@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import datetime
 import io
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from support.faultserver import EXTENSIONS, Fault, FaultServer, Script, Then, close, hang, reset, say
 from support.outbound import MESSAGE, Hosts, courier, deliver, item, target
+from support.tls import Authority, make_certificate
 
 from smtpmail.mail.queued import DEFERRED, DELIVERED, FAILED, Item
 from smtpmail.outbound import tls
@@ -29,76 +25,15 @@ from smtpmail.settings.values import ConfigError, Endpoint
 # -- TLS
 
 
-def signed(
-    folder: Path, name: str, ca: tuple[x509.Certificate, ec.EllipticCurvePrivateKey] | None = None
-) -> ssl.SSLContext:
-    """A server's context with a certificate for `name`, by `ca` or by itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(ca[0].subject if ca else subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        # OpenSSL's strict mode, which is Python's since 3.13, asks for it.
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key((ca[1] if ca else key).public_key()), critical=False
-        )
-    )
-    made = builder.sign(ca[1] if ca else key, hashes.SHA256())
-    file = folder / f"{name}-{'ca' if ca else 'self'}.pem"
-    file.write_bytes(
-        made.public_bytes(serialization.Encoding.PEM)
-        + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(file)
-    return context
-
-
 class Certificates:
     """Servers' contexts: `trusted` and `wrong_name` by an authority that the client knows, `itself` by none."""
 
     def __init__(self, folder: Path) -> None:
-        key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test authority")])
-        now = datetime.datetime.now(datetime.UTC)
-        ca = (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(hours=1))
-            .not_valid_after(now + datetime.timedelta(days=1))
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-            .add_extension(
-                x509.KeyUsage(
-                    digital_signature=True,
-                    content_commitment=False,
-                    key_encipherment=False,
-                    data_encipherment=False,
-                    key_agreement=False,
-                    key_cert_sign=True,
-                    crl_sign=True,
-                    encipher_only=False,
-                    decipher_only=False,
-                ),
-                critical=True,
-            )
-            .sign(key, hashes.SHA256())
-        )
-        self.authority = folder / "ca.pem"
-        self.authority.write_bytes(ca.public_bytes(serialization.Encoding.PEM))
-        self.trusted = signed(folder, "fault.test", (ca, key))
-        self.wrong_name = signed(folder, "other.test", (ca, key))
-        self.itself = signed(folder, "fault.test")
+        authority = Authority(folder)
+        self.authority = authority.certificate
+        self.trusted = authority.issue("fault.test").server_context()
+        self.wrong_name = authority.issue("other.test").server_context()
+        self.itself = make_certificate(folder, "fault.test").server_context()
 
 
 @pytest.fixture(scope="module")
@@ -262,7 +197,7 @@ def test_no_password_after_words_from_before_the_handshake(certificates: Certifi
 
 
 def test_old_ciphers_are_better_than_clear_text(tmp_path: Path) -> None:
-    context = signed(tmp_path, "fault.test")
+    context = make_certificate(tmp_path, "fault.test").server_context()
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers("ECDHE-ECDSA-AES128-SHA:@SECLEVEL=0")
     with FaultServer(tls=context) as server:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import smtplib
 import socket
 import ssl
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.faultserver import FaultServer, close, hang, late, reset, say
+from support.tls import make_certificate
 
 CONTENT = "Subject: hello\r\nMessage-ID: <1@test>\r\n\r\n.a dot\r\n"
 
@@ -156,31 +156,7 @@ def test_bdat_is_put_together() -> None:
 
 
 def tls_context(folder: Path) -> ssl.SSLContext:
-    certificate, key = folder / "cert.pem", folder / "key.pem"
-    subprocess.run(
-        [
-            "openssl",
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-subj",
-            "/CN=localhost",
-            "-keyout",
-            key,
-            "-out",
-            certificate,
-        ],
-        check=True,
-        capture_output=True,
-        timeout=30,
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    return context
+    return make_certificate(folder, "localhost").server_context()
 
 
 def test_starttls_and_a_handshake_that_fails_once(tmp_path: Path) -> None:
