@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from smtpmail.inbound.admission import Admission
+from smtpmail.inbound.certificate import Certificate
 from smtpmail.inbound.guard import Gatekeeper
 from smtpmail.inbound.imap_connection import ImapConnection
 from smtpmail.inbound.listener import Listener
@@ -24,7 +25,6 @@ from smtpmail.inbound.workers import Workers
 from smtpmail.log import log
 from smtpmail.mail.envelope import Peer
 from smtpmail.settings.config import Config
-from smtpmail.settings.values import ConfigError
 from smtpmail.smtp.replies import Reply
 from smtpmail.spool.mailbox import Spool
 from smtpmail.spool.reader.account import Account
@@ -96,7 +96,7 @@ class Doors:
         self._spool = spool
         self._exists = exists
         self._gatekeeper = gatekeeper
-        self._tls = config.tls_context() if any(kind == "imap" for kind, _ in sockets) else None
+        self._tls = Certificate(config) if any(kind == "imap" for kind, _ in sockets) else None
         self._lock = threading.Lock()
         self._connections: dict[ImapConnection, Device | None] = {}
         self._watching = False
@@ -113,14 +113,8 @@ class Doors:
             listener.start()
 
     def reload(self) -> bool:
-        """Reads the certificate again; whether that went well. One that can't be read leaves the one before in use."""
-        try:
-            if self._tls is not None:
-                self._tls = self._config.tls_context()
-        except ConfigError as error:
-            log.error("server.reload_failed", error=str(error), hint="the certificate from before stays in use")
-            return False
-        return True
+        """Reads the certificate again; whether that went well."""
+        return self._tls is None or self._tls.reload()
 
     def stop(self) -> None:
         """No new connections; those that are open end when the command under way is done."""
@@ -168,7 +162,7 @@ class Doors:
         assert self._tls is not None
         sock.settimeout(HANDSHAKE_SECONDS)
         try:
-            tls = self._tls.wrap_socket(sock, server_side=True)
+            tls = self._tls.context.wrap_socket(sock, server_side=True)
         except (ssl.SSLError, OSError) as error:
             log.info("tls.failed", client=peer.name, error=str(error))
             sock.close()

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING
 from smtpmail.accept import Accept
 from smtpmail.inbound.accounts import Peers
 from smtpmail.inbound.admission import Admission
+from smtpmail.inbound.certificate import Certificate
 from smtpmail.inbound.connection import Connection
 from smtpmail.inbound.gate import Gate
 from smtpmail.inbound.listener import Listener
 from smtpmail.inbound.workers import Workers
-from smtpmail.log import log
 from smtpmail.mail.envelope import Peer
 from smtpmail.settings.config import Config
-from smtpmail.settings.values import ConfigError
 from smtpmail.smtp.session import Limits, Session
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ class Front:
         self._peers = Peers()
         self._submitters = submitters
         self._limits = Limits(config.max_size, config.max_recipients)
-        self._tls = config.tls_context() if config.tls_cert else None
+        self._tls = Certificate(config) if config.tls_cert else None
         self._connections: set[Connection] = set()
         self._connections_lock = threading.Lock()
         self._stop_at: float | None = None
@@ -63,14 +62,8 @@ class Front:
             listener.start()
 
     def reload(self) -> bool:
-        """Reads the certificate again; whether that went well. One that can't be read leaves the one before in use."""
-        try:
-            if self._tls is not None:
-                self._tls = self._config.tls_context()
-        except ConfigError as error:
-            log.error("server.reload_failed", error=str(error), hint="the certificate from before stays in use")
-            return False
-        return True
+        """Reads the certificate again; whether that went well."""
+        return self._tls is None or self._tls.reload()
 
     def stop(self, pause: Callable[[], None]) -> int:
         """No new connections; sessions may finish their message. Returns how many were cut off in the end.
@@ -138,4 +131,4 @@ class Front:
 
     def _tls_context(self) -> ssl.SSLContext:
         assert self._tls is not None
-        return self._tls
+        return self._tls.context
