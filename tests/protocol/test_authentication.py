@@ -259,9 +259,9 @@ def test_whose_mail_is_signed(servers: Servers, keys: KeyFolder, certificate: Ce
             assert network.data(b"From: bob@dom.fr\r\nList-Id: <l.shop.test>\r\n\r\nx\r\n").code == 250
         sink.wait_until(lambda s: len(s.accepted) == 4)
         sink.script["RCPT"] = say("550 5.1.1 no")
-        with server.client() as client:
-            client.begin("gone@elsewhere.test", sender="eve@shop.test")
-            assert client.data(b"From: eve@shop.test\r\n\r\nx\r\n").code == 250
+        with server.client() as submitter:
+            submitter.begin("gone@elsewhere.test", sender="eve@shop.test")
+            assert submitter.data(b"From: eve@shop.test\r\n\r\nx\r\n").code == 250
         server.wait_event("delivery.failed")
         sink.script.clear()
         sink.wait_until(lambda s: len(s.accepted) == 5)
