@@ -81,7 +81,7 @@ def test_man_shows_them(folder: Path) -> None:
     """man-db's, which is what Debian has; groff says nothing against them."""
     man = require.tool("man", "man-db")
     for name in ("man5/smtpmail-forward.5", "man1/smtpmail-queue-list.1", "man8/sendmail.8"):
-        command = [man, "--warnings", "-E", "UTF-8", "-l", folder / name]
+        command = [man, "--warnings", "-E", "UTF-8", "-l", str(folder / name)]
         environment = os.environ | {"MANPAGER": "cat", "MANWIDTH": "80", "MANPATH": str(folder)}
         ran = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=folder)
         assert "DESCRIPTION" in re.sub(".\x08", "", ran.stdout)
