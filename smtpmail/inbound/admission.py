@@ -12,7 +12,7 @@ from smtpmail.smtp import replies
 from smtpmail.smtp.replies import Reply
 
 RESERVED = 10
-"""One of so many connections is kept for programs of this host, one for the network: neither locks the other out."""
+"""One of so many connections is kept for the loopback listener: programs on this host are never locked out."""
 
 SITE_FACTOR = 2
 """An IPv6 site (/48) may have so many times the connections of one network (/64)."""
@@ -27,8 +27,6 @@ HURRY_SECONDS = 10.0
 class SharedCounts:
     """Who is connected, in memory that the processes share: a slot for each connection, a part for each process.
 
-    The programs of this host are counted together.
-
     A process writes only to its own part and reads all, so that no lock is needed between them; two that admit at the
     same instant may exceed a limit by one.
     """
@@ -42,31 +40,29 @@ class SharedCounts:
     def __init__(self, processes: int, connections: int) -> None:
         self._part = connections * self.SLOT
         self._clients = mmap.mmap(-1, processes * self._part)
-        self._totals = memoryview(mmap.mmap(-1, 2 * processes * 8)).cast("q")
-        """Of each process, connections from elsewhere and from this host."""
+        self._totals = memoryview(mmap.mmap(-1, processes * 8)).cast("q")
 
     def count(self, client: bytes) -> int:
         """Connections of one client."""
         return self._clients[:].count(client)
 
-    def totals(self) -> tuple[int, int]:
-        """Connections from elsewhere, and from this host."""
-        return sum(self._totals[::2]), sum(self._totals[1::2])
+    def total(self) -> int:
+        """Connections of all clients."""
+        return sum(self._totals)
 
     def slots(self, process: int) -> list[int]:
         """The slots of a process."""
         return list(range(process * self._part, (process + 1) * self._part, self.SLOT))
 
     def take(self, slot: int, client: bytes) -> None:
-        """Puts a client into a slot; b"" is a program of this host."""
+        """Puts a client into a slot."""
         self._clients[slot : slot + self.SLOT] = client.ljust(self.SLOT, b"\0")
-        self._totals[2 * (slot // self._part) + (not client)] += 1
+        self._totals[slot // self._part] += 1
 
     def free(self, slot: int) -> None:
         """Empties a slot."""
-        local = not any(self._clients[slot : slot + self.SLOT])
         self._clients[slot : slot + self.SLOT] = bytes(self.SLOT)
-        self._totals[2 * (slot // self._part) + local] -= 1
+        self._totals[slot // self._part] -= 1
 
 
 class Admission:
@@ -74,7 +70,7 @@ class Admission:
 
     def __init__(self, config: Config, counts: SharedCounts, process: int) -> None:
         self._most = config.max_connections
-        self._most_of_one_side = config.max_connections - config.max_connections // RESERVED
+        self._most_of_network = config.max_connections - config.max_connections // RESERVED
         self._most_per_client = config.max_connections_per_client
         self._patience = config.timeout
         self._counts = counts
@@ -83,16 +79,14 @@ class Admission:
 
     def enter(self, peer: Peer) -> int | Reply:
         """Lets the peer in and returns its slot, or the reply that turns it away."""
-        local = peer.listener == "loopback"
         # Of digests, no two that stand side by side make a third.
-        keys = (
-            [] if local else [hashlib.blake2b(n.encode(), digest_size=SharedCounts.KEY).digest() for n in peer.networks]
-        )
+        keys = [hashlib.blake2b(n.encode(), digest_size=SharedCounts.KEY).digest() for n in peer.networks]
+        from_network = peer.listener != "loopback"
         with self._lock:
-            totals = self._counts.totals()
-            if not self._free or sum(totals) >= self._most or totals[local] >= self._most_of_one_side:
+            total = self._counts.total()
+            if not self._free or total >= (self._most_of_network if from_network else self._most):
                 return replies.TOO_MANY_CONNECTIONS
-            if any(
+            if from_network and any(
                 self._counts.count(key) >= limit
                 for key, limit in zip(keys, (self._most_per_client, SITE_FACTOR * self._most_per_client), strict=False)
             ):
@@ -109,6 +103,6 @@ class Admission:
 
     def patience(self, peer: Peer) -> float:
         """Seconds that a peer may be silent now: fewer for the network when it takes most of the connections."""
-        if peer.listener != "loopback" and self._counts.totals()[0] >= CROWDED * self._most_of_one_side:
+        if peer.listener != "loopback" and self._counts.total() >= CROWDED * self._most_of_network:
             return min(self._patience, HURRY_SECONDS)
         return self._patience

@@ -99,16 +99,3 @@ def test_patience_shrinks_under_load() -> None:
     assert (admission.patience(ONE), admission.patience(LOCAL)) == (300, 300)
     admission.enter(OTHER)
     assert (admission.patience(ONE), admission.patience(LOCAL)) == (HURRY_SECONDS, 300)
-
-
-def test_programs_on_this_host_lock_nobody_out() -> None:
-    """An account that holds all the connections it gets leaves the network its tenth."""
-    admission = Gate(20, 100)
-    assert [admission.enter(LOCAL) for _ in range(18)] == [None] * 18
-    assert admission.enter(LOCAL) is replies.TOO_MANY_CONNECTIONS
-    assert [admission.enter(ONE) for _ in range(2)] == [None] * 2
-    assert admission.enter(ONE) is replies.TOO_MANY_CONNECTIONS
-    admission.leave(LOCAL)
-    assert admission.enter(ONE) is None
-    admission.leave(ONE)
-    assert admission.enter(LOCAL) is None
