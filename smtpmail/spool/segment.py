@@ -31,13 +31,14 @@ class Segment:
         """Opens the file, or makes it; what it contained is forgotten. Raises OSError."""
         self.path = path
         self.size = size
+        self._fd = -1
         try:
             self._fd = os.open(path, _FLAGS)
         except FileNotFoundError:
             self._fd = _make(path, size)
         else:
             if os.fstat(self._fd).st_size != size:
-                os.close(self._fd)
+                self.close()
                 self._fd = _make(path, size)
         self.generation = b""
         self.end = HEADER_SIZE
@@ -45,7 +46,7 @@ class Segment:
         try:
             self.renew()
         except BaseException:
-            os.close(self._fd)
+            self.close()
             raise
 
     @property
@@ -82,8 +83,12 @@ class Segment:
         self.end = HEADER_SIZE
 
     def close(self) -> None:
-        """Closes the file."""
-        os.close(self._fd)
+        """Closes the file; a second time does nothing."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    __del__ = close
 
 
 def make(path: str, size: int) -> None:

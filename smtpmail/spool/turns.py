@@ -21,7 +21,8 @@ class Turns:
 
     def __init__(self, folder: str) -> None:
         """`folder` is the server's own. Raises OSError."""
-        # Open for good: to close any descriptor of it would give up every turn of the process.
+        self._fd = -1
+        # Open as long as this is in use: to close any descriptor of it gives up every turn of the process.
         self._fd = os.open(os.path.join(folder, FILE), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
     @contextlib.contextmanager
@@ -39,3 +40,7 @@ class Turns:
         finally:
             with contextlib.suppress(OSError):
                 fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, octet)
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)

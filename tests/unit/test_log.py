@@ -75,7 +75,9 @@ def test_a_reader_that_stalls_never_stops_the_program(kind: str) -> None:
         stream = bytearray()
         reader = threading.Thread(target=read_all, args=(ours, stream))
         reader.start()
-        wait_until(lambda: not select.select([ours], [], [], 0.1)[0])
+        poll = select.poll()
+        poll.register(ours, select.POLLIN)
+        wait_until(lambda: not poll.poll(100))
         program.stdin.write("\n")
         program.stdin.flush()
         assert program.wait(60) == 0
