@@ -305,7 +305,9 @@ def test_the_start_says_what_it_serves_with(servers: Servers, certificate: Certi
     assert (started["queue"], started["users"]) == (f"{server.spool}/.queue", str(tmp_path / "users"))
     with server.client() as client:
         client.ehlo()
-    assert any("STARTTLS" in line for event in server.events_named("session.replied") for line in event["replies"])
+    wait_until(
+        lambda: any("STARTTLS" in line for event in server.events_named("session.replied") for line in event["replies"])
+    )
 
 
 def test_a_reload_that_fails_is_none(servers: Servers, tmp_path: Path) -> None:
