@@ -19,10 +19,17 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Any
 
-import structlog
-
 from smtpmail import systemd
 from smtpmail.mail.text import harmless
+
+# structlog takes rich for tracebacks wherever it is installed: 5 MiB of memory for what is never shown.
+_hidden = "rich" not in sys.modules
+if _hidden:
+    sys.modules["rich"] = None  # type: ignore[assignment]  # not to be had
+import structlog  # noqa: E402
+
+if _hidden:
+    del sys.modules["rich"]
 
 PATIENCE = 1.0
 """Seconds that a reader who takes nothing may hold up the mail; then the line is lost."""

@@ -191,3 +191,10 @@ def test_a_wrong_setting_is_an_error_in_the_journal() -> None:
     read_all(ours, data)
     os.close(ours)
     assert re.fullmatch(rb"<3>smtpmail: .*--port.*\n", bytes(data))
+
+
+def test_a_library_that_others_installed_is_not_loaded(tmp_path: Path) -> None:
+    (tmp_path / "rich.py").write_text("raise SystemExit('it was')\n")
+    code = "import sys, smtpmail.log; assert 'rich' not in sys.modules"
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, check=True, timeout=30)
