@@ -15,6 +15,7 @@ from pathlib import Path
 
 from support.client import Client, Closed
 from support.server import Server
+from support.spool import token_of_whole
 
 from tests.cluster.volume import MOUNT
 from tests.network.lab import NETNS, Host
@@ -206,7 +207,8 @@ class Mailboxes:
             numbers = sorted(int(name) for name in names if name.isdigit())
             tokens: dict[int, str] = {}
             for number in numbers:
-                tokens[number] = self._known.get((user, number)) or self._read(folder, number)
+                tokens[number] = self._known.get((user, number)) or token_of_whole(folder, number, TOKEN, body)
+                assert tokens[number] in self._book.sent
             gone = [n for (u, n) in self._known if u == user and n not in tokens]
             assert not gone, f"{user}: gone: {gone[:9]}"
             self._known.update({(user, n): token for n, token in tokens.items()})
@@ -217,13 +219,3 @@ class Mailboxes:
             found.stored += len(numbers)
             found.gaps += (numbers[-1] if numbers else 0) - len(numbers)
         return found
-
-    def _read(self, folder: Path, number: int) -> str:
-        text = (folder / str(number)).read_bytes()
-        token = TOKEN.search(text)
-        assert token, f"{folder}/{number} is not whole: {text[:300]!r}"
-        name = token[1].decode()
-        assert name in self._book.sent
-        assert text.endswith(b"\n\n" + body(name) + b"\n"), f"{folder}/{number} is not whole"
-        assert (folder / f"{number}.status").read_bytes() == b"\\Recent\n", f"{folder}/{number}.status"
-        return name

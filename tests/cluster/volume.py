@@ -11,21 +11,16 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from smtpmail.admin import cluster
 from tests.network.lab import Host, LabError, wait_until
 
 NAME = "mail"
 MOUNT = "/run/srv/mail"
 BRICK = "/run/srv/brick"
 
+# What `smtpmail check` asks of a volume, and:
 OPTIONS = {
-    # Who has lost the lock of a file may not go on writing to it.
-    "client.strict-locks": "on",
-    # What another host has changed is seen at once.
-    "performance.quick-read": "off",
-    "performance.io-cache": "off",
-    "performance.stat-prefetch": "off",
-    "performance.open-behind": "off",
-    "performance.write-behind": "off",
+    **cluster.OPTIONS,
     "performance.read-ahead": "off",
     "performance.readdir-ahead": "off",
     # A host that is gone holds the others for so many seconds.

@@ -12,6 +12,7 @@ from pathlib import Path
 from support.client import Client, Closed
 from support.faultserver import FaultServer
 from support.server import Server
+from support.spool import token_of_whole
 
 TOKEN = re.compile(rb"^Message-ID: <([0-9]+\.[0-9]+\.[0-9]+)>$", re.MULTILINE)
 SENDERS = 6
@@ -105,23 +106,14 @@ class Checker:
             known = self._known[user]
             assert known.keys() <= numbers, f"{user}: gone: {sorted(known.keys() - numbers)[:9]}"
             for number in numbers - known.keys():
-                known[number] = self._read(folder, number)
+                known[number] = token_of_whole(folder, number, TOKEN, body)
+                assert known[number] in self.book.sent
             if restarted:
                 assert names == {n for number in numbers for n in (str(number), f"{number}.status")}
                 lost = self.book.accepted.get(user, set()) - set(known.values())
                 assert not lost, f"{user}: accepted and lost: {sorted(lost)[:9]}"
             doubled = [token for token, count in Counter(known.values()).items() if count > 1]
             assert not doubled, f"{user}: stored twice: {doubled[:9]}"
-
-    def _read(self, folder: Path, number: int) -> str:
-        text = (folder / str(number)).read_bytes()
-        found = TOKEN.search(text)
-        assert found, f"{folder}/{number} is not whole: {text[:300]!r}"
-        token = found[1].decode()
-        assert token in self.book.sent
-        assert text.endswith(b"\n\n" + body(token) + b"\n"), f"{folder}/{number} is not whole"
-        assert (folder / f"{number}.status").read_bytes() == b"\\Recent\n", f"{folder}/{number}.status"
-        return token
 
     def forget(self) -> None:
         """After a power cut: what readers saw is looked at again in full."""

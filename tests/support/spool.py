@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -81,3 +82,14 @@ def locked_by_another_process(lock: Path) -> Iterator[None]:
     finally:
         release.set()
         process.join(20)
+
+
+def token_of_whole(folder: Path, number: int, pattern: re.Pattern[bytes], body: Callable[[str], bytes]) -> str:
+    """The token in a stored message, which tells what its body must be; fails when message or state are not whole."""
+    text = (folder / str(number)).read_bytes()
+    found = pattern.search(text)
+    assert found, f"{folder}/{number} is not whole: {text[:300]!r}"
+    token = found[1].decode()
+    assert text.endswith(b"\n\n" + body(token) + b"\n"), f"{folder}/{number} is not whole"
+    assert (folder / f"{number}.status").read_bytes() == b"\\Recent\n", f"{folder}/{number}.status"
+    return token
