@@ -229,6 +229,23 @@ def _is_needless(folder: Folder, name: str) -> bool:
     return status.st_nlink > 1 or time.time() - status.st_mtime > SCRATCH_SECONDS
 
 
+def replace_file(folder: Folder, name: str, content: bytes) -> None:
+    """Puts a file in place of the one of that name, whole and durable; its name is durable when the folder is synced.
+
+    The caller sees to it that nobody else does the same: NAME.new was left by a crash. Raises OSError.
+    """
+    new = f"{name}.new"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(new, dir_fd=folder.fd)
+    fd = folder.open_file(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    try:
+        write_all(fd, [content])
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.rename(new, name, src_dir_fd=folder.fd, dst_dir_fd=folder.fd)
+
+
 def write_all(fd: int, parts: Sequence[bytes | bytearray]) -> None:
     """Writes a few parts, all of them; a disk that fills in between is an OSError."""
     missing = sum(map(len, parts)) - os.writev(fd, parts)

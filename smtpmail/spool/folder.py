@@ -5,6 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
 
 SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 """No link is followed, and neither a FIFO, a device nor a lease of its owner makes us wait."""
@@ -89,6 +95,28 @@ class Folder:
             return os.path.samestat(os.fstat(fd), os.stat(name, dir_fd=self.fd, follow_symlinks=False))
         except FileNotFoundError:
             return False
+
+
+class OfFolders(Generic[T]):
+    """What the threads of this process have together of a folder: one object for all who have it open.
+
+    Folders are told apart by what they are, not by their paths. An object lives as long as somebody holds it.
+    """
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._objects: weakref.WeakValueDictionary[tuple[int, int], T] = weakref.WeakValueDictionary()
+
+    def get(self, folder: Folder) -> T:
+        """The object of a folder, made if nobody has it."""
+        status = os.fstat(folder.fd)
+        key = (status.st_dev, status.st_ino)
+        with self._lock:
+            found = self._objects.get(key)
+            if found is None:
+                found = self._objects[key] = self._make()
+            return found
 
 
 def _check_plain(status: os.stat_result, path: str, *, other_names: bool = False) -> None:

@@ -10,12 +10,11 @@ import os
 import re
 import threading
 import time
-import weakref
 from collections.abc import Iterator
 
 from smtpmail.spool.commit import Busy
 from smtpmail.spool.files import write_through
-from smtpmail.spool.folder import Folder
+from smtpmail.spool.folder import Folder, OfFolders
 
 LOCK = ".lock"
 
@@ -45,8 +44,7 @@ class _Mutex:
         self.lock = threading.Lock()
 
 
-_mutexes: weakref.WeakValueDictionary[tuple[int, int], _Mutex] = weakref.WeakValueDictionary()
-_mutexes_lock = threading.Lock()
+_mutexes = OfFolders(_Mutex)
 
 
 @contextlib.contextmanager
@@ -54,14 +52,9 @@ def alone(folder: Folder, give_up: float) -> Iterator[None]:
     """POSIX locks keep processes apart, not threads, and a process drops its lock of a file when any of its descriptors
     of it is closed: so whoever opens a file of a folder that is locked so, for whatever reason, does it in here.
 
-    Folders are told apart by what they are, not by their paths. Raises MailboxBusy.
+    Raises MailboxBusy.
     """
-    status = os.fstat(folder.fd)
-    key = (status.st_dev, status.st_ino)
-    with _mutexes_lock:
-        mutex = _mutexes.get(key)
-        if mutex is None:
-            mutex = _mutexes[key] = _Mutex()
+    mutex = _mutexes.get(folder)
     if not mutex.lock.acquire(timeout=max(0.0, give_up - time.monotonic())):
         raise MailboxBusy(errno.EAGAIN, "the mailbox is in use by another thread", folder.path)
     try:

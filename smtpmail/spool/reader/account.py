@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 
-from smtpmail.spool.files import write_all
+from smtpmail.spool.files import replace_file
 from smtpmail.spool.folder import Folder
 from smtpmail.spool.reader.lock import FolderLock
 from smtpmail.spool.reader.mailfolder import PATIENCE, MailFolder, unrecorded
@@ -342,16 +342,7 @@ class Account:
             self._replace_list(file, lines)
 
     def _replace_list(self, file: str, lines: list[str]) -> None:
-        new = f"{file}.new"
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(new, dir_fd=self._root.fd)
-        fd = self._root.open_file(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-        try:
-            write_all(fd, ["".join(f"{line}\n" for line in lines).encode()])
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.rename(new, file, src_dir_fd=self._root.fd, dst_dir_fd=self._root.fd)
+        replace_file(self._root, file, "".join(f"{line}\n" for line in lines).encode())
         os.fsync(self._root.fd)
 
     # -- UIDVALIDITY of folders that are no more

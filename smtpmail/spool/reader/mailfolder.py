@@ -22,7 +22,7 @@ from smtpmail.spool.reader.index import MAX_UID, Index, Renumbered, read_flags, 
 from smtpmail.spool.reader.lock import FolderLock, Numbers
 from smtpmail.spool.reader.mh_readers import KNOWN, note_changes, note_states
 from smtpmail.spool.reader.renumbering import moved
-from smtpmail.spool.reader.shared import known_of
+from smtpmail.spool.reader.shared import known
 from smtpmail.spool.reader.state_files import sync_states, write_state
 from smtpmail.spool.reader.states import DELETED, RECENT, Flags, text_of
 from smtpmail.spool.reader.ticks import TICK_NS, wait_for_tick
@@ -85,7 +85,7 @@ class MailFolder:
         self._lock = FolderLock(folder)
         self._validity_above = validity_above
         self._removing = removing
-        self._known = known_of(folder)
+        self._known = known.get(folder)
         self._index: Index | None = None
         self.validity = 0
         """UIDVALIDITY, once `refresh` was called."""

@@ -16,7 +16,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from smtpmail.spool.files import write_all
+from smtpmail.spool.files import replace_file
 from smtpmail.spool.folder import Folder
 from smtpmail.spool.lock import MailboxBusy, alone
 from smtpmail.spool.reader.index import Index, read_flags
@@ -208,7 +208,7 @@ def _rewrite(folder: Folder, changes: Changes) -> bool:
             # What was agreed on must not be on disk before what it was agreed on.
             os.fsync(fd)
         else:
-            _replace(folder, SEQUENCES, new)
+            replace_file(folder, SEQUENCES, new)
         return True
     finally:
         os.close(fd)
@@ -226,7 +226,7 @@ def _agree(folder: Folder, changes: Changes) -> None:
     lines.append(b"last: %d" % max(last, highest))
     new = change_sequences(b"\n".join(lines), {_UNSEEN: (set(), set()), **changes})
     if new != known:
-        _replace(folder, KNOWN, new)
+        replace_file(folder, KNOWN, new)
 
 
 def _last_known(known: bytes | None) -> int:
@@ -244,17 +244,3 @@ def _read(folder: Folder, name: str) -> bytes | None:
         return os.read(fd, 2 * LIMIT)
     finally:
         os.close(fd)
-
-
-def _replace(folder: Folder, name: str, content: bytes) -> None:
-    """Raises OSError."""
-    temporary = f"{name}.new"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(temporary, dir_fd=folder.fd)
-    file = folder.open_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-    try:
-        write_all(file, [content])
-        os.fsync(file)
-    finally:
-        os.close(file)
-    os.rename(temporary, name, src_dir_fd=folder.fd, dst_dir_fd=folder.fd)

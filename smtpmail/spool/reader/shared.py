@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import threading
-import weakref
 
-from smtpmail.spool.folder import Folder
+from smtpmail.spool.folder import OfFolders
 from smtpmail.spool.reader.index import Index
 from smtpmail.spool.reader.mh_readers import MhReaders
 
@@ -35,16 +33,5 @@ class Known:
         self.readers = MhReaders()
 
 
-_known: weakref.WeakValueDictionary[tuple[int, int], Known] = weakref.WeakValueDictionary()
-_known_lock = threading.Lock()
-
-
-def known_of(folder: Folder) -> Known:
-    """The same object for all who have the folder open, by whatever path."""
-    status = os.fstat(folder.fd)
-    key = (status.st_dev, status.st_ino)
-    with _known_lock:
-        known = _known.get(key)
-        if known is None:
-            known = _known[key] = Known()
-        return known
+known = OfFolders(Known)
+"""Of all folders that are open."""

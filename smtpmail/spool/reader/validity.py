@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 
-from smtpmail.spool.files import write_all
+from smtpmail.spool.files import replace_file
 from smtpmail.spool.folder import Folder
 
 VALIDITY = ".uidvalidity"
-
-_NEW = ".uidvalidity.new"
 
 
 def read_validity(folder: Folder) -> int:
@@ -34,15 +31,6 @@ def new_validity(folder: Folder, above: int) -> int:
     Raises OSError.
     """
     value = max(int(time.time()), read_validity(folder) + 1, above + 1)
-    create = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(_NEW, dir_fd=folder.fd)
-    fd = folder.open_file(_NEW, create)
-    try:
-        write_all(fd, [b"%d\n" % value])
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    os.rename(_NEW, VALIDITY, src_dir_fd=folder.fd, dst_dir_fd=folder.fd)
+    replace_file(folder, VALIDITY, b"%d\n" % value)
     os.fsync(folder.fd)
     return value
