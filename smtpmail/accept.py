@@ -29,9 +29,6 @@ from smtpmail.spool.content import Content
 from smtpmail.spool.mailbox import JUNK, Copy, MailboxBusy, MailboxDraft, Spool
 from smtpmail.spool.queue import QueueDraft, QueueStore
 
-SHARED_LOCK_PATIENCE = 10.0
-"""The same on a shared spool, where other hosts have them locked all the time."""
-
 MAX_HOPS = 50
 """A message with more Received fields than this loops (RFC 5321 6.3)."""
 
@@ -41,6 +38,9 @@ ROOM_SECONDS = 0.1
 SHORT_LOCK_PATIENCE = 1.0
 """Seconds that a message with several recipients waits for mailboxes that other programs have locked: what can't be
 stored by then is stored later, and nobody has to wait for it."""
+
+SHARED_LOCK_PATIENCE = 10.0
+"""The same on a shared spool, where other hosts have them locked all the time."""
 
 
 def reply_to(error: OSError) -> Reply:

@@ -95,7 +95,7 @@ class Server:
                 hint="no account owns the spool, and --user names none: a fault in the server is a fault of root",
             )
         self._rates = Rates(processes, config.max_messages_per_account, config.max_recipients_per_account)
-        self._patience = wiring.patience(config, processes)
+        self._failed_logins = wiring.failed_logins(config, processes)
         metrics = self._metrics = wiring.metrics(config, self._queue)
         if metrics:
             log.watch(metrics.counts.watch)
@@ -126,8 +126,8 @@ class Server:
                 os.close(alive)
                 wake_socket.close()
                 self._rates.use_part(number)
-                if self._patience:
-                    self._patience.use_part(number)
+                if self._failed_logins:
+                    self._failed_logins.use_part(number)
                 if metrics:
                     metrics.in_child(number)
                 _settle(processors, number)
@@ -141,8 +141,9 @@ class Server:
         if self._children:
             _settle(processors, 0)
         journal = 0 if journals else None
-        system = MailSystem(config, lambda item: self._runner.submit(item), journal, self._queue)  # noqa: PLW0108
-        system.patience = self._patience
+        system = MailSystem(
+            config, lambda item: self._runner.submit(item), journal, self._queue, self._failed_logins  # noqa: PLW0108
+        )  # fmt: skip
         self._runner = wiring.runner(config, system.queue, partial(receives, sockets), system.inspector.sign_again)
         front = self._front(system, sockets, Admission(config, counts, 0))
         doors = system.doors(door_sockets, partial(Admission, config, reading, 0))
@@ -290,8 +291,7 @@ class Server:
         status = 1
         try:
             self._children = []
-            system = MailSystem(self._config, self._announce, journal)
-            system.patience = self._patience
+            system = MailSystem(self._config, self._announce, journal, failed_logins=self._failed_logins)
             front = self._front(system, sockets, admission)
             doors = system.doors(door_sockets, door_admission)
             system.read_users()

@@ -49,7 +49,7 @@ from smtpmail.users.users import Users, UsersUnreadable
 if TYPE_CHECKING:
     from smtpmail.inbound.admission import Admission
     from smtpmail.inbound.doors import Doors
-    from smtpmail.inbound.guard import Gatekeeper, Patience, Submitter
+    from smtpmail.inbound.guard import FailedLogins, Gatekeeper, Submitter
     from smtpmail.mail.envelope import Peer
     from smtpmail.metrics.service import Service
 
@@ -58,7 +58,7 @@ class MailSystem:
     """What every process of the server shares in kind: users, mailboxes, the queue's folder, the door.
 
     `queued` is told of each message that waits to leave. `journal`: the number of the process, if it is to have one.
-    `queue`: the folder as the process that runs it has claimed it.
+    `queue`: the folder as the process that runs it has claimed it. `failed_logins`: those of all processes together.
     """
 
     def __init__(
@@ -67,10 +67,10 @@ class MailSystem:
         queued: Callable[[Item], None],
         journal: int | None = None,
         queue: QueueStore | None = None,
+        failed_logins: FailedLogins | None = None,
     ) -> None:
         self.config = config
-        self.patience: Patience | None = None
-        """With those who guess passwords; of all processes together, if it is set."""
+        self._failed_logins = failed_logins
         self.users = Users(config.users, _users_changed)
         self.spool = Spool(config.spool, shared=config.is_shared)
         self.queue = queue or queue_store(config)
@@ -119,7 +119,7 @@ class MailSystem:
         from smtpmail.users.devices import Devices  # noqa: PLC0415
 
         return Gatekeeper(
-            Devices(self.config.devices), self.config.domains, exists=self.is_user, patience=self.patience
+            Devices(self.config.devices), self.config.domains, exists=self.is_user, failures=self._failed_logins
         )
 
     def submitter(self, peer: Peer) -> Submitter:
@@ -221,13 +221,13 @@ class MailSystem:
         return False
 
 
-def patience(config: Config, processes: int) -> Patience | None:
+def failed_logins(config: Config, processes: int) -> FailedLogins | None:
     """What the processes know together of those who guess passwords; None when there are no devices."""
     if not config.devices:
         return None
-    from smtpmail.inbound.guard import Patience  # noqa: PLC0415
+    from smtpmail.inbound.guard import FailedLogins  # noqa: PLC0415
 
-    return Patience(processes)
+    return FailedLogins(processes)
 
 
 def _check_stored(envelope: Envelope) -> None:

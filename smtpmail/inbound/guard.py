@@ -34,7 +34,7 @@ WINDOW = 600.0
 """... within so many seconds, and no password from there is looked at for as long."""
 
 
-class Patience:
+class FailedLogins:
     """Counts failures by a key, for WINDOW seconds from the first on, over all processes.
 
     Each writes its own part of the shared memory and reads all, so that no lock is needed between them. A key has a few
@@ -118,19 +118,19 @@ class Gatekeeper:
         domains: tuple[str, ...],
         *,
         exists: Callable[[str], bool],
-        patience: Patience | None = None,
+        failures: FailedLogins | None = None,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self.devices = devices
         self._domains = domains
         self._exists = exists
         self._pause = pause
-        self._patience = patience or Patience()
+        self._failures = failures or FailedLogins()
 
     def log_in(self, name: str, password: str, peer: Peer) -> Device | None:
         """The device whose password it is, None if there is none; takes its time with wrong ones."""
         address = f"address {peer.networks[0]}"
-        if self._patience.count(address) >= MAX_FAILURES:
+        if self._failures.count(address) >= MAX_FAILURES:
             self._pause(LONGEST_DELAY)
             log.warning("login.blocked", client=peer.name, door=peer.listener, user=_shown(name))
             return None
@@ -143,12 +143,12 @@ class Gatekeeper:
                 log.error("devices.unreadable", error=str(error))
                 return None
         if user is None or device is None or not self._exists(user):
-            failures = max(self._patience.failed(address), self._patience.failed(f"user {user or ''}"))
+            failures = max(self._failures.failed(address), self._failures.failed(f"user {user or ''}"))
             log.warning("login.failed", client=peer.name, door=peer.listener, user=_shown(name), failures=failures)
             self._pause(min(FIRST_DELAY * 2 ** (failures - 1), LONGEST_DELAY))
             return None
-        self._patience.forget(address)
-        self._patience.forget(f"user {user}")
+        self._failures.forget(address)
+        self._failures.forget(f"user {user}")
         self.devices.note_use(device, peer.address)
         log.info("login.succeeded", client=peer.name, door=peer.listener, user=user, device=device.device)
         return device

@@ -224,7 +224,8 @@ def commit_each(drafts: Sequence[Draft], *, keep_open: bool = False, patience: f
             there: defaultdict[int, list[Draft]] = defaultdict(list)
             for draft in batch:
                 _try(draft, draft.write)
-                if draft.error is None and draft.folder is not None:
+                if draft.error is None:
+                    assert draft.folder is not None
                     there[draft.folder.device].append(draft)
             for device, some in there.items():
                 _groups[device].run(some)
@@ -243,17 +244,13 @@ def commit_each(drafts: Sequence[Draft], *, keep_open: bool = False, patience: f
 
 def _wait_apart(draft: Draft, give_up: float) -> None:
     """Puts a draft into a folder that could not be had at once, or sets its `error`."""
-    if isinstance(draft.error, Taken):
-        draft.error = None
-        _try(draft, draft.leave_journal)
-        if draft.error is not None:
-            return
     waited = 0.0
-    while waited < give_up:
-        draft.error = None
-        waited = draft.target.apart.run([draft], give_up)
-        if not isinstance(draft.error, Busy):
-            return
+    while isinstance(draft.error, Busy) and waited < give_up:
+        taken, draft.error = isinstance(draft.error, Taken), None
+        if taken:
+            _try(draft, draft.leave_journal)
+        if draft.error is None:
+            waited = draft.target.apart.run([draft], give_up)
 
 
 def withdraw(drafts: Sequence[Draft]) -> None:

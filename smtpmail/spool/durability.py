@@ -97,6 +97,7 @@ def use_journal(spool: Spool, queue: QueueStore, process: int, size: int) -> Jou
     queue.journal = journal
     # Of removals from a shared spool nothing is told either: by the next start they may be another host's business.
     spool.journal = None if spool.shared else journal
+    # The lock of a mailbox is held through a sync: for so long the processes are in each other's way.
     with contextlib.suppress(OSError):
         spool.turns = Turns(queue.path)
     return journal

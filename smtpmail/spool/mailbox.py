@@ -315,16 +315,12 @@ class Spool:
         drafts = self.prepare(shared, copies)
 
         def work() -> list[MailboxDraft]:
-            try:
-                commit_each(drafts, patience=patience)
-            finally:
-                shared.close()
+            commit_each(drafts, patience=patience)
             return drafts
 
         try:
-            return self._patience.begin(place, work, lambda: withdraw(drafts))
+            return self._patience.begin(place, work, lambda: withdraw(drafts), shared.close)
         except Unresponsive as error:
-            shared.close()
             return error
 
     def _refused(self, content: Source, copies: Sequence[Copy], error: OSError) -> list[MailboxDraft]:

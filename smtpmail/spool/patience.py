@@ -31,11 +31,19 @@ def _nothing() -> None:
 class Job(Generic[T]):
     """Work in a thread of its own."""
 
-    def __init__(self, owner: Patience, place: str, work: Callable[[], T], too_late: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        owner: Patience,
+        place: str,
+        work: Callable[[], T],
+        too_late: Callable[[], None],
+        release: Callable[[], None],
+    ) -> None:
         self._owner = owner
         self._place = place
         self._work = work
         self._too_late = too_late
+        self._release = release
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._given_up = False
@@ -48,6 +56,7 @@ class Job(Generic[T]):
             self._result.append(self._work())
         except BaseException as error:  # handed to who waits
             self._error = error
+        self._release()
         with self._lock:
             self._ended.set()
             late = self._given_up
@@ -79,12 +88,23 @@ class Patience:
         self._lock = threading.Lock()
         self._hanging: Counter[str] = Counter()
 
-    def begin(self, place: str, work: Callable[[], T], too_late: Callable[[], None] = _nothing) -> Job[T]:
-        """Begins work in a place; `too_late` follows when it ends after having been given up. Raises Unresponsive."""
+    def begin(
+        self,
+        place: str,
+        work: Callable[[], T],
+        too_late: Callable[[], None] = _nothing,
+        release: Callable[[], None] = _nothing,
+    ) -> Job[T]:
+        """Begins work in a place; `too_late` follows when it ends after having been given up.
+
+        `release` is called when the work has ended, and when it does not begin. Raises Unresponsive.
+        """
         with self._lock:
-            if self._hanging[place]:
-                raise Unresponsive(place)
-        job = Job(self, place, work, too_late)
+            hangs = self._hanging[place] > 0
+        if hangs:
+            release()
+            raise Unresponsive(place)
+        job = Job(self, place, work, too_late, release)
         threading.Thread(target=job.run, name="patience", daemon=True).start()
         return job
 

@@ -26,7 +26,7 @@ from smtpmail.spool.content import Content, Source
 from smtpmail.spool.files import clear_scratch, free_octets, sync_folder, write_all
 from smtpmail.spool.folder import Folder
 from smtpmail.spool.journal import Journal, removing
-from smtpmail.spool.patience import Patience, Unresponsive
+from smtpmail.spool.patience import Patience
 from smtpmail.spool.record import Kind, Record
 from smtpmail.spool.replay import REMOVED_LINE
 
@@ -128,18 +128,7 @@ class QueueStore(Unlocked):
             commit(drafts)
             return
         held = content.share()
-
-        def work() -> None:
-            try:
-                commit(drafts)
-            finally:
-                held.close()
-
-        try:
-            job = self._patience.begin(self.path, work, lambda: withdraw(drafts))
-        except Unresponsive:
-            held.close()
-            raise
+        job = self._patience.begin(self.path, lambda: commit(drafts), lambda: withdraw(drafts), held.close)
         job.result(time.monotonic() + STORE_PATIENCE)
 
     @contextlib.contextmanager

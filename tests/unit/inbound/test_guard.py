@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpmail.inbound.guard import LONGEST_DELAY, MAX_FAILURES, WINDOW, Gatekeeper, Patience, Submitter
+from smtpmail.inbound.guard import LONGEST_DELAY, MAX_FAILURES, WINDOW, FailedLogins, Gatekeeper, Submitter
 from smtpmail.mail.address import NULL_PATH, Address
 from smtpmail.mail.envelope import Peer
 from smtpmail.mail.route import Local
@@ -19,12 +19,12 @@ from smtpmail.users.devices import Devices
 class Door:
     """A gatekeeper with bob's phone; `paused` has the seconds that each answer took."""
 
-    def __init__(self, path: Path, patience: Patience | None = None) -> None:
+    def __init__(self, path: Path, failures: FailedLogins | None = None) -> None:
         devices = Devices(str(path / "devices"))
         self.password = devices.add("bob", "phone")
         self.paused: list[float] = []
         self.gatekeeper = Gatekeeper(
-            devices, ("dom.fr",), exists=lambda user: user in ("bob", "anna"), patience=patience,
+            devices, ("dom.fr",), exists=lambda user: user in ("bob", "anna"), failures=failures,
             pause=self.paused.append,
         )  # fmt: skip
 
@@ -71,36 +71,36 @@ def test_the_right_password_is_forgiving(tmp_path: Path) -> None:
 
 def test_over_processes() -> None:
     """What is guessed at one process counts for all."""
-    patience = Patience(2)
+    failures = FailedLogins(2)
     pid = os.fork()
     if not pid:
-        patience.use_part(1)
+        failures.use_part(1)
         for _ in range(3):
-            patience.failed("address 192.0.2.1")
+            failures.failed("address 192.0.2.1")
         os._exit(0)
     os.waitpid(pid, 0)
-    assert patience.count("address 192.0.2.1") == 3
-    assert patience.failed("address 192.0.2.1") == 4
-    assert patience.count("address 192.0.2.2") == 0
-    patience.forget("address 192.0.2.1")
-    assert patience.count("address 192.0.2.1") == 0
+    assert failures.count("address 192.0.2.1") == 3
+    assert failures.failed("address 192.0.2.1") == 4
+    assert failures.count("address 192.0.2.2") == 0
+    failures.forget("address 192.0.2.1")
+    assert failures.count("address 192.0.2.1") == 0
 
 
 def test_failures_are_forgotten() -> None:
     now = [100.0]
-    patience = Patience(1, lambda: now[0])
-    patience.failed("x")
+    failures = FailedLogins(1, lambda: now[0])
+    failures.failed("x")
     now[0] += WINDOW + 1
-    assert patience.count("x") == 0
-    assert patience.failed("x") == 1
+    assert failures.count("x") == 0
+    assert failures.failed("x") == 1
 
 
 def test_more_keys_than_places() -> None:
     """Many strangers cost no more memory, and the latest are known."""
-    patience = Patience()
+    failures = FailedLogins()
     for n in range(20_000):
-        patience.failed(f"address {n}")
-    assert patience.count("address 19999") == 1
+        failures.failed(f"address {n}")
+    assert failures.count("address 19999") == 1
 
 
 @pytest.mark.parametrize(
