@@ -89,32 +89,32 @@ class _StandardError:
                 self._fd = os.open("/proc/self/fd/2", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
 
     def msg(self, line: str) -> None:
-        """Writes a line, or counts it as lost."""
+        """Writes a line, now or with others of its thread."""
         data = line.encode("utf-8", "backslashreplace") + b"\n"
         held = _held.lines
         if held is not None:
-            if held and sum(map(len, held)) + len(data) > select.PIPE_BUF:
-                self._put(b"".join(held), len(held))
-                held.clear()
+            if sum(map(len, held)) + len(data) > select.PIPE_BUF:
+                lines, held[:] = held[:], []
+                self._put(lines)
             held.append(data)
             return
-        self._put(data)
+        self._put([data])
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
         """Lines of this thread go out with one call at the end: calls cost more than lines."""
-        if _held.lines is not None:
-            yield
-            return
         held = _held.lines = []
         try:
             yield
         finally:
             _held.lines = None
-            if held:
-                self._put(b"".join(held), len(held))
+            self._put(held)
 
-    def _put(self, data: bytes, lines: int = 1) -> None:
+    def _put(self, lines: list[bytes]) -> None:
+        """Writes lines, or counts them as lost."""
+        data = b"".join(lines)
+        if not data:
+            return
         if self._whole and len(data) <= select.PIPE_BUF and not self._rest and not self._lost:
             # So short a line goes out whole or not at all (pipe(7)): no thread need wait for another.
             with contextlib.suppress(OSError):
@@ -124,7 +124,7 @@ class _StandardError:
                 data = data[sent:]
         with self._lock:
             if not self._write(data):
-                self._lost += lines
+                self._lost += len(lines)
                 return
             lost, self._lost = self._lost, 0
         if lost:

@@ -198,3 +198,16 @@ def test_a_library_that_others_installed_is_not_loaded(tmp_path: Path) -> None:
     code = "import sys, smtpmail.log; assert 'rich' not in sys.modules"
     path = os.pathsep.join([str(tmp_path), *sys.path])
     subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, check=True, timeout=30)
+
+
+def test_lines_together() -> None:
+    """They keep their order, whatever their number and length; nothing is held back afterwards."""
+    code = (
+        "from smtpmail.log import configure, log\n"
+        "configure('json', 'info')\n"
+        "with log.together():\n"
+        "    for n in range(100): log.info('a.line', n=n, text='x' * 500)\n"
+        "log.info('a.line', n=100)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=30)
+    assert [json.loads(line)["n"] for line in ran.stderr.splitlines()] == list(range(101))
