@@ -22,6 +22,7 @@ from smtpmail.mail.envelope import Envelope, new_id
 from smtpmail.mail.head import HeadReader, hops, message_id
 from smtpmail.mail.queued import Item, item_of
 from smtpmail.mail.submission import Origin, fix_up_head, runs_on
+from smtpmail.mail.text import on_the_wire
 from smtpmail.smtp import replies
 from smtpmail.smtp.replies import Refusal, Reply
 from smtpmail.spool.commit import withdraw
@@ -127,7 +128,7 @@ class Accept:
         incoming = self.begin(envelope)
         try:
             incoming.write(content)
-            incoming.commit(len(content) + content.count(b"\n"))
+            incoming.commit(on_the_wire(content))
         finally:
             incoming.close()
 
@@ -192,7 +193,7 @@ class Incoming:
         if late and not any(departure.forwarder is None for departure in leaving):
             leaving.append(Departure(new_id() if leaving else envelope.id, envelope.sender))
         header = found.signatures + header
-        size_out = size + _on_the_wire(header) - _on_the_wire(self._head.head)
+        size_out = size + on_the_wire(header) - on_the_wire(self._head.head)
         drafts = [self._draft(departure, late, header, size_out, junk=found.junk) for departure in leaving]
         try:
             if drafts:
@@ -239,7 +240,7 @@ class Incoming:
         """A file for the queue. What is sent on tells where it has been. Raises OSError."""
         if departure.forwarder is not None:
             passed = f"Delivered-To: {departure.forwarder}\n".encode()
-            header, size = passed + header, size + _on_the_wire(passed)
+            header, size = passed + header, size + on_the_wire(passed)
         item = item_of(
             self._envelope,
             departure,
@@ -301,11 +302,6 @@ class Incoming:
     def close(self) -> None:
         """Frees what the message held; without a commit it is gone."""
         self._body.close()
-
-
-def _on_the_wire(stored: bytes) -> int:
-    """Octets of stored text when it travels, with CRLF."""
-    return len(stored) + stored.count(b"\n")
 
 
 def log_refused(envelope: Envelope, reply: Reply | None) -> None:

@@ -44,6 +44,7 @@ from smtpmail.mail.incoming_text import HeaderTooLarge, lines_of, rewrite_header
 from smtpmail.mail.mailbox_list import find_addresses
 from smtpmail.mail.queued import Item, QueuedRecipient
 from smtpmail.mail.submission import Origin, fix_up, from_field, recipients_of
+from smtpmail.mail.text import on_the_wire
 from smtpmail.mail.xtext import encode_xtext
 from smtpmail.outbound.channel import SessionFailed
 from smtpmail.outbound.client import MessageRefused
@@ -260,7 +261,7 @@ class _Text:
     def write(self, piece: bytes) -> None:
         """Takes the next piece."""
         self.file.write(piece)
-        self.size += len(piece) + piece.count(b"\n")
+        self.size += on_the_wire(piece)
         self.eightbit = self.eightbit or not piece.isascii()
 
 

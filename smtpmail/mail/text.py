@@ -1,4 +1,4 @@
-"""Small things about text that several rooms need: foreign text made harmless, points in time."""
+"""Small things about text that several rooms need: foreign text made harmless, points in time, octets on the wire."""
 
 from __future__ import annotations
 
@@ -18,3 +18,8 @@ def harmless(text: str, limit: int | None = None) -> str:
 def rfc3339(seconds: float) -> str:
     """A Unix time in UTC, to the second."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def on_the_wire(stored: bytes) -> int:
+    """Octets of stored text (LF line ends) when it travels, with CRLF."""
+    return len(stored) + stored.count(b"\n")

@@ -13,6 +13,7 @@ from smtpmail.mail import mime
 from smtpmail.mail.head import header_of
 from smtpmail.mail.mime import SignedContent
 from smtpmail.mail.queued import Item
+from smtpmail.mail.text import on_the_wire
 
 LONGEST_PIECE = 64 * 1024
 """Octets of a line that are converted at a time."""
@@ -71,7 +72,7 @@ class Content:
             return self._as_it_is
         if eightbit not in self._converted:
             try:
-                if self._signed_by_others:
+                if b"dkim-signature" in self._names[1]:
                     raise SignedContent
                 self._converted[eightbit] = self._convert(eightbit=eightbit)
             except SignedContent:
@@ -114,20 +115,16 @@ class Content:
         return False
 
     @cached_property
-    def _above(self) -> list[bytes]:
-        """The names of the fields that this server has put above its Received field."""
+    def _names(self) -> tuple[list[bytes], list[bytes]]:
+        """The names of the fields that this server has put above its Received field, and of those from there on."""
         names = [field.name for field in split_header(header_of(self._start))]
-        return names[: names.index(b"received")] if b"received" in names else []
-
-    @cached_property
-    def _signed_by_others(self) -> bool:
-        names = [field.name for field in split_header(header_of(self._start))]
-        return b"dkim-signature" in names[len(self._above) :]
+        ours = names.index(b"received") if b"received" in names else 0
+        return names[:ours], names[ours:]
 
     def _unsigned_lines(self) -> Iterator[bytes]:
         """The lines without our own signatures."""
         lines = self._lines()
-        if b"dkim-signature" not in self._above:
+        if b"dkim-signature" not in self._names[0]:
             yield from lines
             return
         skip = False
@@ -144,7 +141,7 @@ class Content:
 
     def _signatures(self, pieces: Iterable[bytes]) -> bytes:
         """New ones in the place of those that we had made."""
-        if self._sign is None or b"dkim-signature" not in self._above:
+        if self._sign is None or b"dkim-signature" not in self._names[0]:
             return b""
         return self._sign(self._item.id, pieces)
 
@@ -162,17 +159,12 @@ class Content:
         if self._is_small:
             data = b"".join(lines)
             data = self._signatures([data]) + data
-            return Form(None, 0, data, _on_the_wire(data), eightbit=eightbit)
+            return Form(None, 0, data, on_the_wire(data), eightbit=eightbit)
         file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as this content
         size = 0
         for line in lines:
             file.write(line)
-            size += _on_the_wire(line)
+            size += on_the_wire(line)
         whole = Form(file, 0, b"", size, eightbit=eightbit)
         head = self._signatures(whole.pieces(IN_MEMORY))
-        return Form(file, 0, head, size + _on_the_wire(head), eightbit=eightbit)
-
-
-def _on_the_wire(stored: bytes) -> int:
-    """Octets of stored text when it travels, with CRLF."""
-    return len(stored) + stored.count(b"\n")
+        return Form(file, 0, head, size + on_the_wire(head), eightbit=eightbit)
