@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 
 from smtpmail.admin.dns_records import Address, absolute, quoted, text_of
 from smtpmail.admin.lookup import Lookup, answers
 from smtpmail.auth import dkim_sign
-from smtpmail.auth.dkim_keys import NEXT, RETIRED, SIGNING, Key, those_that_sign
+from smtpmail.auth.dkim_keys import NEXT, RETIRED, SIGNING, Key, public_key, those_that_sign
 from smtpmail.auth.dmarc_record import Tree, parse_record
 from smtpmail.auth.fields import split_header
 from smtpmail.auth.lookup import is_or_below
-from smtpmail.auth.tags import without_blanks
+from smtpmail.auth.tags import colon_list, parse_tags
 from smtpmail.auth.verify import MessageCheck
 from smtpmail.dns.errors import DNSError
 from smtpmail.settings.finding import Finding
@@ -70,10 +69,10 @@ def _key(key: Key, texts: Sequence[str]) -> Finding:
     level, what = _WHAT_KEYS_DO[key.state]
     name = key.record_name
     add = f"{absolute(name)} TXT {quoted(key.record)}"
-    right = [text for text in texts if _public(text) == _public(key.record)]
+    right = [text for text in texts if public_key(text) == public_key(key.record)]
     if not right:
         text = "the record is of another key" if texts else "the key has no record"
-        if key.state == RETIRED and any(_public(text) == "" for text in texts):
+        if key.state == RETIRED and any(public_key(text) == "" for text in texts):
             return Finding("dkim", name, "ok", "the old key is withdrawn")
         return Finding("dkim", name, level, text + what, f"{'replace it by' if texts else 'add'}: {add}")
     if len(texts) > 1:
@@ -81,22 +80,13 @@ def _key(key: Key, texts: Sequence[str]) -> Finding:
             "dkim", name, "error", f"there are {len(texts)} records, and receivers look at one of them",
             f"leave only: {add}",
         )  # fmt: skip
-    if "y" in re.split(r"[:\s]+", _tag(right[0], "t")):
+    if "y" in colon_list(parse_tags(right[0]).get("t", "")):
         return Finding(
             "dkim", name, "warning", "the record says that the key is being tested: receivers may overlook signatures",
             f"replace it by: {add}",
         )  # fmt: skip
     does = {SIGNING: "it signs", NEXT: "it comes next", RETIRED: "the old key's, for mail under way"}[key.state]
     return Finding("dkim", name, "ok", f"the key's record is right: {does}")
-
-
-def _tag(record: str, name: str) -> str:
-    match = re.search(rf"(?:^|;)\s*{name}\s*=([^;]*)", record)
-    return match[1].strip() if match else ""
-
-
-def _public(record: str) -> str:
-    return without_blanks(record.partition("p=")[2].partition(";")[0])
 
 
 def _policy(domain: str, lookup: Lookup) -> Iterator[Finding]:

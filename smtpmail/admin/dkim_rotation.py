@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from smtpmail.admin.dns_records import Record, absolute, quoted
 from smtpmail.admin.dns_update import Publisher
-from smtpmail.auth.dkim_keys import NEXT, RETIRED, SIGNING, Key, KeyFolder
-from smtpmail.auth.tags import without_blanks
+from smtpmail.auth.dkim_keys import NEXT, RETIRED, SIGNING, Key, KeyFolder, public_key
 from smtpmail.dns.errors import DNSError, NotFound
 
 REVOKED = "v=DKIM1; p="
@@ -122,12 +121,9 @@ class Rotation:
 
     def _is_seen(self, key: Key) -> bool:
         """Whether the DNS has the key's record."""
-        wanted = without_blanks(key.record.partition("p=")[2])
+        wanted = public_key(key.record)
         try:
-            return any(
-                without_blanks(text.partition("p=")[2]).partition(";")[0] == wanted
-                for text in self._lookup(key.record_name, "TXT")
-            )
+            return any(public_key(text) == wanted for text in self._lookup(key.record_name, "TXT"))
         except NotFound:
             return False
 

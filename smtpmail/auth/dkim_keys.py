@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from smtpmail.auth.lookup import a_labels
+from smtpmail.auth.tags import TagError, parse_tags, without_blanks
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -230,6 +231,15 @@ class KeyFolder:
                 os.close(fd)
         selector, dot, state = name.rpartition(".")
         return Key(domain, selector, _load(pem, path), dot + state, status.st_mtime)
+
+
+def public_key(record: str) -> str | None:
+    """The public key that a record publishes (base64, no blanks): "" of one that was withdrawn, None of no record."""
+    try:
+        published = parse_tags(record).get("p")
+    except TagError:
+        return None
+    return None if published is None else without_blanks(published)
 
 
 def those_that_sign(keys: Iterable[Key]) -> list[Key]:
