@@ -19,8 +19,8 @@ run: $(BIN)/smtpmail  ## Serve dom.fr on port 2525 with the spool in ./spool
 	@exec $(BIN)/smtpmail --spool ./spool -s dom.fr --port $(PORT)
 
 # The slowest come last. The suites of the network and of hosts have needs of their own and install them themselves.
-# Those of hosts and of virtual machines are apart until all their scenarios have been seen green since the role grew.
-test: setup lint test-unit test-protocol test-network  ## All tests of the program (a quarter of an hour)
+# Those of virtual machines, of clusters and of the night are apart.
+test: setup lint test-unit test-protocol test-network test-hosts  ## All tests (half an hour)
 
 setup: $(VENV)/tests-installed
 	tests/setup packages
@@ -42,10 +42,10 @@ test-network: $(VENV)/tests-installed  ## Networks of namespaces, with other mai
 test-cluster-small: $(VENV)/tests-installed  ## Several hosts on a GlusterFS volume, in namespaces (three minutes)
 	tests/cluster/run
 
-test-hosts: $(VENV)/tests-installed  ## Hosts with systemd, set up by the Ansible role
+test-hosts: $(VENV)/tests-installed  ## Hosts with systemd, set up by the Ansible role and by the package (a quarter of an hour)
 	tests/hosts/run
 
-test-hosts-nightly: $(VENV)/tests-installed  ## Hosts that take too long for each change
+test-hosts-nightly: $(VENV)/tests-installed  ## Hosts that take too long for each change (an hour)
 	tests/hosts/run nightly
 
 test-newest:  ## Unit and protocol tests with the newest Python that can be had
