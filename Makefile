@@ -19,8 +19,8 @@ run: $(BIN)/smtpmail  ## Serve dom.fr on port 2525 with the spool in ./spool
 	@exec $(BIN)/smtpmail --spool ./spool -s dom.fr --port $(PORT)
 
 # The slowest come last. The suites of the network and of hosts have needs of their own and install them themselves.
-# Those of virtual machines, of clusters and of the night are apart.
-test: setup lint test-unit test-protocol test-network test-hosts  ## All tests (half an hour)
+# Those of virtual machines and of the night are apart.
+test: setup lint test-unit test-protocol test-network test-cluster-small test-hosts  ## All tests (half an hour)
 
 setup: $(VENV)/tests-installed
 	tests/setup packages
@@ -39,7 +39,7 @@ test-protocol: $(VENV)/tests-installed  ## The real program, programs that other
 test-network: $(VENV)/tests-installed  ## Networks of namespaces, with other mail servers
 	PATH="$(CURDIR)/$(BIN):$$PATH" tests/network/run
 
-test-cluster-small: $(VENV)/tests-installed  ## Several hosts on a GlusterFS volume, in namespaces (three minutes)
+test-cluster-small: $(VENV)/tests-installed  ## Several hosts on a GlusterFS volume, in namespaces (four minutes)
 	tests/cluster/run
 
 test-hosts: $(VENV)/tests-installed  ## Hosts with systemd, set up by the Ansible role and by the package (a quarter of an hour)
