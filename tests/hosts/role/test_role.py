@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.template import Templar, trust_as_template
 from conftest import CHECKOUT, ROLE, read
 
 TASKS = sorted((ROLE / "tasks").rglob("*.yml"))
@@ -108,6 +110,36 @@ def test_an_ansible_that_is_too_old_is_refused_before_anything_else(tmp_path: Pa
     assert "changed=0" in result.stdout
 
 
+SYSTEMS = [("Debian", "12", True), ("Debian", "13", True), ("Debian", "11", False), ("Ubuntu", "24", False)]
+
+
+@pytest.mark.parametrize(("system", "version", "taken"), SYSTEMS)
+def test_other_systems_are_refused_in_a_sentence(
+    templar: Callable[..., Templar], system: str, version: str, taken: bool
+) -> None:
+    (task,) = (task for task in read(ROLE / "tasks" / "preflight.yml") if task["name"].startswith("Require a Debian"))
+    found = {"distribution": system, "distribution_major_version": version, "distribution_version": version}
+    fill = templar(inventory_hostname="mail", ansible_facts=found).template
+    judgement = task["ansible.builtin.assert"]
+    assert fill(trust_as_template("{{ " + judgement["that"] + " }}")) is taken
+    assert f"mail runs {system} {version}; this role is for Debian" in fill(trust_as_template(judgement["fail_msg"]))
+
+
+# -- tried on hosts
+
+
+def test_molecule_finds_the_scenarios_of_the_collection() -> None:
+    collection = CHECKOUT / "ansible"
+    listed = subprocess.run(
+        ["molecule", "list", "--format", "plain"], cwd=collection, stdout=subprocess.PIPE, text=True, check=True
+    ).stdout
+    found = {line.split()[3] for line in listed.splitlines() if line.startswith("mail ")}
+    assert found == {path.parent.name for path in collection.glob("extensions/molecule/*/molecule.yml")}
+    runner = (CHECKOUT / "tests" / "hosts" / "run").read_text()
+    run = re.findall(r"scenarios=\(([a-z0-9 ]+)\)", runner)
+    assert sorted(found) == sorted(" ".join(run).split()), "each is run, with each change or at night"
+
+
 # -- installed elsewhere
 
 
@@ -134,6 +166,7 @@ def test_the_collection_is_built_and_installed_with_the_program_in_it(tmp_path: 
     assert "smtpmail_hostname" in run("ansible-doc", "--type", "role", "smtpmail.server.smtpmail", **paths)
     for playbook in ("deploy", "rollback"):
         run("ansible-playbook", "-i", "smtpmail,", "--syntax-check", f"smtpmail.server.{playbook}", **paths)
+    assert not (role.parents[1] / "extensions").exists(), "the scenarios need the checkout"
 
 
 def test_the_role_is_installed_from_git(tmp_path: Path) -> None:
