@@ -7,7 +7,7 @@ PORT := 2525
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup lint test-unit test-protocol test-network test-hosts test-hosts-nightly test-newest test-lowest test-vagrant test-crash test-cluster test-cluster-small bench-cluster deb bench clean
+.PHONY: help run test setup lint test-unit test-protocol test-network test-hosts test-hosts-nightly test-newest test-lowest test-vagrant test-kills test-crash test-cluster test-cluster-small bench-cluster deb bench clean
 
 help:  ## What can be made
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -60,8 +60,11 @@ test-vagrant:  ## Virtual machines by `vagrant up`, and power cuts; not a part o
 deb:  ## A package for Debian 13 in dist/, built and judged (lintian) in a clean Debian
 	packaging/deb
 
-test-crash: setup  ## 1,000 SIGKILLs under load and 50 power cuts (hours; the small form is a part of `make test`)
-	SMTPMAIL_KILLS=1000 SMTPMAIL_CUTS=50 $(PYTEST) -s tests/crash
+test-kills: $(VENV)/tests-installed  ## 1,000 SIGKILLs under load, several servers side by side (a quarter of an hour on a quiet machine)
+	PYTHONPATH=tests $(BIN)/python -m tests.crash
+
+test-crash: test-kills  ## The same, and 50 power cuts (an hour; the small form of both is a part of `make test`)
+	SMTPMAIL_CUTS=50 $(PYTEST) -s tests/crash/test_power.py
 
 test-cluster: $(VENV)/tests-installed  ## Servers, mounts, bricks and networks of a GlusterFS cluster go away, a hundred times each (hours)
 	tests/cluster/run long

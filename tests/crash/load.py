@@ -125,14 +125,20 @@ class Checker:
                 assert self._known[user][number] == token, f"{user}/{number} was another message"
 
 
+def arrived(sink: FaultServer) -> Counter[str]:
+    """How often each token has come to the sink."""
+    counts: Counter[str] = Counter()
+    for (_, message_id), count in sink.deliveries.items():
+        counts[message_id.strip("<>")] += count
+    return counts
+
+
 def check_sink(sink: FaultServer, book: Book, crashes: int) -> int:
     """Everything accepted for the outside has left; returns how many copies too many were sent."""
-    arrived: Counter[str] = Counter()
-    for (_, message_id), count in sink.deliveries.items():
-        arrived[message_id.strip("<>")] += count
-    lost = book.accepted.get(REMOTE, set()) - arrived.keys()
+    counts = arrived(sink)
+    lost = book.accepted.get(REMOTE, set()) - counts.keys()
     assert not lost, f"accepted for the outside and lost: {sorted(lost)[:9]}"
-    surplus = sum(arrived.values()) - len(arrived)
+    surplus = sum(counts.values()) - len(counts)
     # What is on its way at the moment of a crash goes once more: nobody can know whether it was taken.
     assert surplus <= crashes * 2 * 10
     return surplus
