@@ -37,7 +37,7 @@ HOSTS = {
     "exim": _addresses(30, 31),
     "opensmtpd": _addresses(40, 41),
     "judge": _addresses(50),
-    "dns": _addresses(53, 54),
+    "dns": _addresses(53, 54, 55),
     "sink": _addresses(81, 82, 83),
 }
 BLACKHOLE = ("192.0.2.66", "2001:db8::66")
@@ -102,10 +102,11 @@ def remote(request: pytest.FixtureRequest, mailservers: dict[str, MailServer]) -
 
 @pytest.fixture(scope="session")
 def judge(lab: Lab, authority: certificates.Authority) -> Judge:
-    """Postfix with OpenDKIM and OpenDMARC, running, its key published."""
+    """Postfix with OpenDKIM and OpenDMARC, running, its keys published."""
     judge = Judge(lab["judge"])
     judge.start(authority)
-    nameservers.publish(lab["dns"], "_domainkey.judge.test.", "s", judge.key_record())
+    for selector in ("s", "ed"):
+        nameservers.publish(lab["dns"], "_domainkey.judge.test.", selector, judge.key_record(selector))
     return judge
 
 

@@ -1,12 +1,17 @@
 """A host whose Postfix judges what comes by OpenDKIM and OpenDMARC, refuses what DMARC forbids, and signs what leaves.
 
-Beside them rspamd and Mail::DKIM (Perl), which are asked about messages that have come.
+Beside them rspamd, Mail::DKIM (Perl) and dkimpy, which are asked about messages that have come, and sign others. In
+Debian 12 rspamd and dkimpy know Ed25519 (RFC 8463).
 """
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 from pathlib import Path
+
+import dkim
 
 from .lab import LabError, wait_until
 from .mailservers import _MAIL, Postfix
@@ -64,6 +69,16 @@ logging { type = "console"; level = "notice"; }
 worker "normal" { bind_socket = "127.0.0.1:11333"; count = 1; }
 modules { path = "/etc/lab/modules/"; }
 dkim { dkim_cache_size = 1; }
+sign {}  # a module that has no section is not loaded
+"""
+
+_RSPAMD_SIGNS = """
+rspamd_config:register_symbol({
+  name = "SIGN", type = "idempotent", flags = "empty",
+  callback = function(task)
+    rspamd_plugins.dkim.sign(task, {domain = "judge.test", selector = "ed", key = "/etc/lab/ed.key"})
+  end,
+})
 """
 
 
@@ -87,8 +102,12 @@ class Judge(Postfix):
         self.host.write("/etc/lab/ignored", "127.0.0.1\n")
         self.host.write("/etc/lab/rspamd.conf", _RSPAMD)
         self.host.write("/etc/lab/top-level", "test\n")
-        self.host.path("/etc/lab/modules").mkdir()
+        self.host.write("/etc/lab/modules/sign.lua", _RSPAMD_SIGNS)
         self.host.run("opendkim-genkey", "-b", "2048", "-d", self.domain, "-s", "s", "-D", "/etc/lab")
+        new = self.host.run(
+            "rspamadm", "dkim_keygen", "-s", "ed", "-d", self.domain, "-t", "ed25519", "-k", "/etc/lab/ed.key"
+        )
+        self.host.write("/etc/lab/ed.txt", new.stdout)
 
     def launch(self) -> None:
         self.host.daemon("opendkim", "-f", "-x", "/etc/lab/opendkim.conf", port=8891)
@@ -98,9 +117,9 @@ class Judge(Postfix):
             self.host.spawn(*command, stdout=output, stderr=output)
         super().launch()
 
-    def key_record(self) -> str:
-        """The value of the TXT record of its key, in zone-file form."""
-        return " ".join(re.findall(r'"[^"]*"', self.host.path("/etc/lab/s.txt").read_text()))
+    def key_record(self, selector: str) -> str:
+        """The value of the TXT record of its key `s` (RSA) or `ed` (Ed25519), in zone-file form."""
+        return " ".join(re.findall(r'"[^"]*"', self.host.path(f"/etc/lab/{selector}.txt").read_text()))
 
     def files(self, user: str = "alice") -> list[Path]:
         """The messages of a user, as they lie on disk."""
@@ -143,6 +162,38 @@ class Judge(Postfix):
 
     def rspamd(self, message: bytes) -> str:
         """What rspamd says of a message: its symbols."""
+        return self._rspamc(message, "symbols")
+
+    def rspamd_signs(self, message: bytes) -> bytes:
+        """The field that rspamd puts above a message, with Ed25519."""
+        said = json.loads(self._rspamc(message, "--json", "symbols"))
+        return f"DKIM-Signature: {said['dkim-signature']}\n".replace("\r\n", "\n").encode()
+
+    def _rspamc(self, message: bytes, *arguments: str) -> str:
         wait_until(lambda: self.host.listens("127.0.0.1", 11333), "rspamd listening", 60)
         self.host.path("/run/message").write_bytes(message.replace(b"\n", b"\r\n"))
-        return self.host.run("rspamc", "-h", "127.0.0.1:11333", "symbols", "/run/message").stdout
+        return self.host.run("rspamc", "-h", "127.0.0.1:11333", *arguments, "/run/message").stdout
+
+    def dkimpy_signs(self, message: bytes) -> bytes:
+        """The field that dkimpy puts above a message, with Ed25519."""
+        seed = base64.b64decode(self.host.path("/etc/lab/ed.key").read_bytes())[:32]
+        text, key = message.replace(b"\n", b"\r\n"), base64.b64encode(seed)
+        signed: bytes = dkim.sign(text, b"ed", self.domain.encode(), key, signature_algorithm=b"ed25519-sha256")
+        return signed.replace(b"\r\n", b"\n")
+
+    @staticmethod
+    def dkimpy(message: bytes, records: dict[str, str]) -> list[bool]:
+        """Whether dkimpy takes the signatures of a message, from top to bottom. `records`: names and their texts."""
+        judged = dkim.DKIM(message.replace(b"\n", b"\r\n"))
+
+        def lookup(name: bytes, timeout: float = 5) -> bytes:
+            return records[name.decode().rstrip(".")].encode()
+
+        def verified(idx: int) -> bool:
+            try:
+                return bool(judged.verify(idx, lookup))
+            except dkim.DKIMException:
+                return False
+
+        number = len(re.findall(rb"^DKIM-Signature:", message.partition(b"\n\n")[0], re.MULTILINE))
+        return [verified(idx) for idx in range(number)]

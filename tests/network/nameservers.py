@@ -11,11 +11,14 @@ import dns.rcode
 import dns.tsig
 import dns.update
 
-from .lab import Host
+from .lab import COMMAND_TIMEOUT, Host
 
 ZONES = Path(__file__).with_name("zones")
 RESOLVER = "192.0.2.53"
 AUTHORITY = ("192.0.2.54", "2001:db8::54")
+SECONDARY = ("192.0.2.55", "2001:db8::55")
+"""A second server of the zones below, which gets their changes when `Secondary.refresh` is called."""
+SECONDARY_ZONES = ("_domainkey.v6.dom.test",)
 
 TSIG_KEY = """key "updater" {
     algorithm hmac-sha256;
@@ -45,6 +48,9 @@ acl:
   - id: updater
     key: updater
     action: update
+  - id: secondary
+    address: [{", ".join(SECONDARY)}]
+    action: transfer
 template:
   - id: default
     storage: {ZONES}
@@ -55,6 +61,28 @@ zone:
   - domain: .
     file: root.zone
 """
+
+_SECONDARY = f"""
+server:
+  listen: [{", ".join(f"{address}@53" for address in SECONDARY)}]
+  rundir: /run/knot2
+  user: root:root
+  automatic-acl: off
+database:
+  storage: /run/knot2
+log:
+  - target: stderr
+    any: notice
+remote:
+  - id: primary
+    address: {AUTHORITY[0]}
+    via: {SECONDARY[0]}
+template:
+  - id: default
+    storage: /run/knot2
+    master: primary
+zone:
+""" + "".join(f"  - domain: {zone}\n" for zone in SECONDARY_ZONES)
 
 # The blocked and localhost-only zones of RFC 6303 and RFC 6761 are what this network consists of: "nodefault".
 # The host's PTR zones and .test must be asked for like any others.
@@ -94,7 +122,7 @@ def start(host: Host) -> None:
     zones = [path.name for path in sorted(ZONES.glob("*.zone")) if path.name != "root.zone"]
     listed = "".join(
         f"  - domain: {name.removesuffix('.zone')}\n    file: {name}\n"
-        + ("    acl: updater\n    journal-content: changes\n" if name.startswith("_domainkey") else "")
+        + ("    acl: [updater, secondary]\n    journal-content: changes\n" if name.startswith("_domainkey") else "")
         for name in zones
     )
     host.write("/etc/knot/lab.conf", _KNOT + listed)
@@ -103,6 +131,26 @@ def start(host: Host) -> None:
     host.write("/etc/lab.hints", _HINTS)
     host.write("/etc/unbound/lab.conf", _UNBOUND)
     host.daemon("unbound", "-d", "-c", "/etc/unbound/lab.conf", port=53, address=RESOLVER)
+
+
+class Secondary:
+    """The second server, which lags."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        host.write("/etc/knot/secondary.conf", _SECONDARY)
+        host.path("/run/knot2").mkdir(exist_ok=True)
+        command = ("knotd", "--config", "/etc/knot/secondary.conf")
+        self._daemon = host.daemon(*command, port=53, address=SECONDARY[0])
+
+    def refresh(self) -> None:
+        """Fetches what has changed; it is served when this returns."""
+        self._host.run("knotc", "--config", "/etc/knot/secondary.conf", "--blocking", "zone-refresh", *SECONDARY_ZONES)
+
+    def stop(self) -> None:
+        """From now on nobody answers at its addresses."""
+        self._daemon.terminate()
+        self._daemon.wait(COMMAND_TIMEOUT)
 
 
 def publish(host: Host, zone: str, name: str, text: str) -> None:
