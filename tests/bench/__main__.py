@@ -12,12 +12,15 @@ from pathlib import Path
 
 import click
 
-from tests.bench import dead, disk, footprint, growth, load, measure, peers, queued, report, signed
+from tests.bench import checkpoints, dead, disk, footprint, growth, load, measure, peers, queued, report, signed
 from tests.bench.measure import Result
 from tests.bench.servers import USERS, BenchError, Postfix, Server, Smtpmail, free_port, require_programs
-from tests.bench.work import CONTRACT, GROWTH, MILLION, MORE, Work
+from tests.bench.work import CONTRACT, GROWTH, MILLION, PEERS, SESSIONS, SIZES, Work
 
-KINDS = ("memory", "receive", "relay", "signed", "more", "peers", "million", "queue", "dead", "growth")
+KINDS = (
+    "memory", "receive", "relay", "signed", "sessions", "sizes", "checkpoint", "peers", "million", "queue", "dead",
+    "growth",
+)  # fmt: skip
 USUAL = ("memory", "receive", "relay")
 
 DEAD_MESSAGES = 3000
@@ -70,44 +73,46 @@ def main(
     if os.getloadavg()[0] > 0.2 * (os.cpu_count() or 1):
         click.echo(f"warning: this machine is busy (load average {os.getloadavg()[0]:.2f})", err=True)
     chosen = KINDS if everything else tuple(only) or USUAL
-    with _disk(parent, image_dir, keep=keep) as folder:
-        bench = Bench(folder, rounds, messages, row, option, without_postfix=without_postfix)
-        failure = None
-        parts = [report.circumstances(folder, rounds)]
-        try:
-            for kind in (kind for kind in KINDS if kind in chosen):
-                parts += bench.run(kind, markdown=markdown, picture=picture)
-        except BenchError as error:
-            failure = error  # what was measured before is worth seeing
-            parts += bench.unfinished(markdown=markdown)
+    parts = [report.circumstances(rounds)]
+    failure = None
+    with _disk(parent, image_dir, keep=keep) as place:
+        for kind in (kind for kind in KINDS if kind in chosen):
+            with place.fresh() as folder:
+                if len(parts) == 1:
+                    parts.append(f"disk: {place.what} ({report.file_system(folder)})")
+                bench = Bench(folder, rounds, messages, row, option, without_postfix=without_postfix)
+                try:
+                    parts += bench.run(kind, markdown=markdown, picture=picture)
+                except BenchError as error:
+                    failure = error  # what was measured before is worth seeing
+                    parts += bench.unfinished(markdown=markdown)
+                    break
     click.echo("\n\n".join(parts))
     if failure is not None:
         raise failure
 
 
 @contextlib.contextmanager
-def _disk(parent: Path | None, image_dir: Path, *, keep: bool) -> Iterator[Path]:
+def _disk(parent: Path | None, image_dir: Path, *, keep: bool) -> Iterator[disk.Disk]:
     """The disk under test. Nothing on it is removed before the end: to delete files slows those that are made next."""
     if parent is None:
         why_not = disk.can_be_made()
         if why_not:
             raise click.ClickException(f"no disk can be made for the run ({why_not}): name a folder with --dir")
-        where = image_dir
-        manager = disk.made(image_dir)
+        where, manager = image_dir, disk.made(image_dir)
     else:
-        where = parent
-        manager = disk.given(parent, keep=keep)
+        where, manager = parent, disk.given(parent, keep=keep)
     if report.file_system(where) in ("tmpfs", "ramfs"):
         raise click.ClickException(f"{where} is in memory: name a folder on a disk")
     try:
-        with manager as path:
-            yield path
+        with manager as made:
+            yield made
     except disk.DiskError as error:
         raise click.ClickException(f"{error}; or name a folder with --dir") from None
 
 
 class Bench:
-    """All measurements of one run on one disk."""
+    """The measurements of one kind."""
 
     def __init__(
         self, folder: Path, rounds: int, messages: int | None, rows: Sequence[str], options: Sequence[str],
@@ -134,12 +139,19 @@ class Bench:
             case "signed":
                 work = self._chosen(w for w in CONTRACT if w.kind == "relay")
                 return [signed.table(self._measure(work, folder, signing=True), markdown=markdown)] if work else []
-            case "more":
-                return [report.speed(self._measure(self._chosen(MORE), folder), markdown=markdown)]
+            case "sessions" | "sizes":
+                work = self._chosen(SESSIONS if kind == "sessions" else SIZES)
+                return [report.speed(self._measure(work, folder), markdown=markdown)] if work else []
+            case "checkpoint":
+                seconds = checkpoints.SECONDS if self._messages is None else checkpoints.SHORTEST
+                servers = self._servers(folder)
+                if not self._options:
+                    servers.insert(1, checkpoints.Synced(folder / "synced", "--journal-size", "0"))
+                waits = checkpoints.run(servers, self._rounds, seconds, self._users)
+                return [report.waits(waits, markdown=markdown)]
             case "peers":
                 others, missing = peers.available(folder)
-                work = self._chosen(w for w in CONTRACT if w.kind == "receive")
-                text = report.peers(self._measure(work, folder, others), markdown=markdown)
+                text = report.peers(self._measure(self._chosen(PEERS), folder, others), markdown=markdown)
                 return [text, *(f"not there, not measured: {name}" for name in missing)]
             case "million":
                 return [report.speed(self._million(folder), markdown=markdown)]
@@ -176,7 +188,7 @@ class Bench:
     def _measure(
         self, work: Sequence[Work], folder: Path, others: Sequence[Server] = (), *, signing: bool = False
     ) -> Results:
-        """All rounds of all work of one kind: smtpmail, Postfix, smtpmail, Postfix, ..."""
+        """All rounds of all work of one kind: smtpmail, Postfix, Postfix, smtpmail, ..."""
         folder.mkdir(parents=True, exist_ok=True)
         self._results = {}
         with contextlib.ExitStack() as stack:
@@ -200,7 +212,8 @@ class Bench:
                     measure.run(warm_up, server, next(self._users), sink)
                 for turn in range(self._rounds):
                     user = next(self._users)
-                    for server in servers:
+                    # Whoever comes second comes first in the next round.
+                    for server in servers if turn % 2 == 0 else servers[::-1]:
                         self._take(item, turn, server, user, sink)
         return self._results
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import smtpmail
+from tests.bench.checkpoints import Waits
 from tests.bench.measure import Result
 from tests.bench.processes import Memory
 from tests.bench.work import Work
@@ -126,8 +127,22 @@ def dead(rates: Mapping[str, Sequence[float]], *, markdown: bool) -> str:
     return table(["relay to nine destinations", "msg/s", "ratio"], rows, markdown=markdown)
 
 
-def circumstances(folder: Path, rounds: int) -> str:
-    """When, on what and how it was measured."""
+def waits(of_server: Mapping[str, Sequence[Waits]], *, markdown: bool) -> str:
+    """How long clients wait for their 250: medians of the rounds with their span, the longest of all rounds."""
+    rows = []
+    for name, rounds in of_server.items():
+        row = [name, str(sum(r.messages for r in rounds)), str(sum(r.checkpoints for r in rounds) or "-")]
+        for figure in ("median", "late", "longest"):
+            row.append(_span([getattr(r, figure) * 1000 for r in rounds], ".1f"))
+        at_checkpoints = [r.at_checkpoint * 1000 for r in rounds if r.at_checkpoint]
+        rows.append([*row, _span(at_checkpoints, ".1f")])
+    header = ["waits for the 250, ms, 20 sessions", "messages", "checkpoints", "median", "99.9 of 100", "longest",
+              "longest at a checkpoint"]  # fmt: skip
+    return table(header, rows, markdown=markdown)
+
+
+def circumstances(rounds: int) -> str:
+    """When, on what and how it is measured."""
     processor = next(
         (x.partition(":")[2].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x),
         platform.machine(),
@@ -136,7 +151,7 @@ def circumstances(folder: Path, rounds: int) -> str:
     postfix = _output("postconf", "-d", "-h", "mail_version")
     return (
         f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {processor}, {os.cpu_count()} cores, {octets / 2**30:.0f} GiB, "
-        f"Linux {platform.release()}, {file_system(folder)}; "
+        f"Linux {platform.release()}; "
         f"smtpmail {smtpmail.__version__} on Python {platform.python_version()}, Postfix {postfix}; "
         f"messages of 4 KiB; medians of {rounds} alternating round{'s' if rounds > 1 else ''}; load average before: "
         + " ".join(f"{x:.2f}" for x in os.getloadavg())
