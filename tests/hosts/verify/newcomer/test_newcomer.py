@@ -9,6 +9,7 @@ import re
 
 import pytest
 from conftest import (
+    CHECKOUT,
     SPOOL,
     deploy,
     deployed,
@@ -84,6 +85,18 @@ def test_the_play_says_what_to_enter_and_mail_flows(mail: Host, remote: Host) ->
     away = new_subject()
     send_from_mail(mail, "alice@example.net", away)
     the_message(remote, "/home/alice/Maildir/new", away)
+
+
+def test_the_first_message_of_the_page_leaves_and_is_answered(mail: Host, remote: Host) -> None:
+    page = (CHECKOUT / "docs" / "deploy.md").read_text()
+    (command,) = re.findall(r"^printf .*sendmail you@elsewhere\.example$", page, re.MULTILINE)
+    subject = new_subject()
+    command = command.replace("you@elsewhere.example", "alice@example.net").replace(
+        "Subject: Hello", f"Subject: {subject}"
+    )
+    mail.check_output("runuser -u bob -- sh -c %s", command)
+    came = remote.file(the_message(remote, "/home/alice/Maildir/new", subject)).content_string
+    assert re.search(r"^From: .*\bbob@dom\.fr>?$", came, re.MULTILINE), "whom she answers"
 
 
 def test_what_cron_says_to_root_is_read_by_the_first_user(mail: Host) -> None:
