@@ -16,6 +16,9 @@ MAX_LITERALS = 64 * 1024
 MAX_LITERALS_OF_STRANGERS = 1024
 """The same before the client has said who it is."""
 
+MAX_LITERAL_COUNT = 200
+"""Literals of one command: at each of them it is looked through from its start."""
+
 MAX_DROPPED = 2**32
 """Octets of a literal that comes without being asked for and is too large: so many are read and dropped."""
 

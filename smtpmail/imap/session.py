@@ -25,6 +25,7 @@ from smtpmail.imap.actions import (
 )
 from smtpmail.imap.commands import Append, Authenticate, Command, Enable, Id, Login, Select, Simple
 from smtpmail.imap.framing import (
+    MAX_LITERAL_COUNT,
     MAX_LITERALS,
     MAX_LITERALS_OF_STRANGERS,
     CommandReader,
@@ -272,12 +273,14 @@ class Session:
             return
         stranger = self.state is State.NOT_AUTHENTICATED
         most = MAX_LITERALS_OF_STRANGERS if stranger else MAX_LITERALS
-        if sum(len(x.data) for x in pending.literals) + literal.size > most:
+        size = sum(len(x.data) for x in pending.literals) + literal.size
+        if size > most or len(pending.literals) == MAX_LITERAL_COUNT:
+            reason = "the literal is too large" if size > most else "too many literals"
             self._reader.drop()
             if stranger and not literal.asks:
-                self.close("the literal is too large")
+                self.close(reason)
             else:
-                self.finish(bad("The literal is too large", b"TOOBIG"))
+                self.finish(bad(reason.capitalize(), b"TOOBIG"))
             return
         if literal.asks:
             self._output.append(b"+ OK\r\n")

@@ -192,8 +192,15 @@ class MailFolder:
             return new_validity(self.folder, self._validity_above())
 
     def open_message(self, number: int) -> int:
-        """A descriptor of a message. Raises OSError, FileNotFoundError when it was removed."""
-        return self.folder.open_file(str(number), os.O_RDONLY)
+        """A descriptor of a message. Raises OSError, FileNotFoundError when it was removed or something else, a link
+        say, was put in its place.
+        """
+        try:
+            return self.folder.open_file(str(number), os.O_RDONLY)
+        except OSError as error:
+            if error.errno in _NO_MESSAGE:
+                raise FileNotFoundError(errno.ENOENT, error.strerror, error.filename) from None
+            raise
 
     # -- states
 
@@ -374,3 +381,6 @@ class MailFolder:
 
 
 _ANY = frozenset({b"\\Answered", b"\\Flagged"})
+
+_NO_MESSAGE = frozenset({errno.EINVAL, errno.ELOOP, errno.ENXIO})
+"""What `open_file` and open(2) say of links, FIFOs and the like."""

@@ -341,6 +341,14 @@ def test_append_with_a_literal_that_waits(bob: ImapDialogue, tmp_path: Path) -> 
     assert (tmp_path / "bob/4").read_bytes() == b"Subject: x"
 
 
+def test_many_literals(bob: ImapDialogue) -> None:
+    """At most so many in one command; the whole of it is dropped then, at the first that is too many."""
+    bob.ok("SELECT INBOX")
+    answer = bob.send("a SEARCH SUBJECT" + " {1+}\r\nx SUBJECT" * 30_000 + " x\r\nb NOOP\r\n")
+    assert answer.startswith(b"a BAD [TOOBIG] Too many literals\r\nb OK ")
+    assert b"c OK " in bob.send("c SEARCH " + "TEXT {0+}\r\n " * 150 + "ALL\r\n")
+
+
 @pytest.mark.parametrize(
     ("line", "answer"),
     [
