@@ -415,6 +415,62 @@ def test_mutt_on_the_folder_sees_the_same(tmp_path: Path) -> None:
     assert {"unseen: 3", "flagged: 2"} <= lines
 
 
+@pytest.mark.parametrize("name", ["mutt", "neomutt"])
+def test_what_mutt_marks_in_the_folder(tmp_path: Path, name: str) -> None:
+    """And the other way round, while a client is connected."""
+    mutt = require.tool(name)
+    folder = mailbox(tmp_path / "spool", 4)
+    time.sleep(0.2)
+    reader = imaplib.IMAP4_stream(shlex.join(tunnel(tmp_path / "spool")))
+    reader.select()
+    reader.store("4", "+FLAGS", "(\\Flagged \\Seen)")
+
+    def in_mutt(keys: str) -> None:
+        (tmp_path / "rc").write_text(
+            "set quit=yes\nset delete=yes\nset wait_key=no\nset sort=date\nset move=no\nset header_cache=\n"
+            f"set pager_stop\nset resolve=no\nset tmpdir={tmp_path}\nset folder={tmp_path}\n"
+            f'push "{keys}<sync-mailbox><quit>"\n'
+        )
+        command = [mutt, "-n", "-F", str(tmp_path / "rc"), "-f", str(folder)]
+        run("script", "-qec", shlex.join(command), "/dev/null", stdin=subprocess.DEVNULL)
+
+    def flags() -> list[str]:
+        reader.noop()
+        reader.response("FETCH")  # what it tells is not what is asked for next
+        _, answer = reader.fetch("1:*", "(FLAGS)")
+        shown = [{flag.decode() for flag in imaplib.ParseFlags(line)} - {"\\Recent"} for line in answer]
+        return [" ".join(sorted(some)) for some in shown]
+
+    in_mutt("<first-entry><flag-message><next-entry><display-message><exit>")
+    assert flags() == ["\\Flagged", "\\Seen", "", "\\Flagged \\Seen"]
+    in_mutt("<first-entry><flag-message><next-entry><toggle-new><last-entry><flag-message>")
+    assert flags() == ["", "", "", "\\Seen"]
+    reader.logout()
+    assert state(folder, 4) == {"\\Seen"}
+
+
+def test_what_nmh_marks_in_the_folder(tmp_path: Path) -> None:
+    mark = require.tool("mark", "nmh")
+    folder = mailbox(tmp_path / "spool")
+    time.sleep(0.2)
+    (tmp_path / "profile").write_text(f"Path: {tmp_path / 'spool'}\nUnseen-Sequence: unseen\n")
+
+    def nmh(*words: str) -> str:
+        return run("env", f"MH={tmp_path}/profile", f"HOME={tmp_path}", *words)
+
+    nmh(mark, f"+{folder.name}", "2", "-sequence", "unseen", "-delete", "-nozero")
+    nmh(mark, f"+{folder.name}", "3", "-sequence", "flagged", "-add", "-nozero")
+    reader = imaplib.IMAP4_stream(shlex.join(tunnel(tmp_path / "spool")))
+    reader.select()
+    assert reader.search(None, "SEEN") == ("OK", [b"2"])
+    assert reader.search(None, "FLAGGED") == ("OK", [b"3"])
+    reader.store("1", "+FLAGS", "(\\Seen \\Answered)")
+    reader.logout()
+    scan = require.tool("scan", "nmh")
+    assert nmh(scan, f"+{folder.name}", "unseen", "-format", "%(msg)").split() == ["3"]
+    assert nmh(scan, f"+{folder.name}", "replied", "-format", "%(msg)").split() == ["1"]
+
+
 # -- hostile clients
 
 
