@@ -438,7 +438,7 @@ def test_what_mutt_marks_in_the_folder(tmp_path: Path, name: str) -> None:
         reader.noop()
         reader.response("FETCH")  # what it tells is not what is asked for next
         _, answer = reader.fetch("1:*", "(FLAGS)")
-        shown = [{flag.decode() for flag in imaplib.ParseFlags(line)} - {"\\Recent"} for line in answer]
+        shown = [{flag.decode() for flag in imaplib.ParseFlags(line)} - {"\\Recent"} for line in answer]  # type: ignore[arg-type]
         return [" ".join(sorted(some)) for some in shown]
 
     in_mutt("<first-entry><flag-message><next-entry><display-message><exit>")

@@ -6,7 +6,9 @@ import imaplib
 import re
 import shlex
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import dovecot, require
@@ -150,9 +152,8 @@ def everything(command: list[str], folder: str) -> list[tuple[bytes, ...]]:
     assert reader.select(folder, readonly=True)[0] == "OK"
     found = []
     _, answers = reader.fetch("1:*", "(FLAGS INTERNALDATE BODY.PEEK[])")
-    for head, content in (x for x in answers if isinstance(x, tuple)):
-        tail = answers[answers.index((head, content)) + 1]
-        assert isinstance(tail, bytes)
+    pieces: list[Any] = list(answers)
+    for (head, content), tail in zip(pieces[::2], pieces[1::2], strict=True):
         flags = re.search(rb"FLAGS \(([^)]*)\)", head + tail)
         date = re.search(rb'INTERNALDATE "([^"]+)"', head + tail)
         assert flags and date
@@ -216,14 +217,14 @@ Words = list[bytes | None]
 _WORD = re.compile(rb'"((?:[^"\\]|\\.)*)"|[()]|[^\s()"]+')
 
 
-def _words(answer: list[object]) -> Words:
+def _words(answer: Sequence[bytes | tuple[bytes, bytes] | None]) -> Words:
     """An answer in words, whatever is sent in quotation marks or as a literal: nothing is None, as is an empty string.
 
     Types have no capitals, and a charset that is said is as good as one that goes without saying.
     """
     found: Words = []
     for piece in answer:
-        text, literal = piece if isinstance(piece, tuple) else (piece, None)
+        text, literal = piece if isinstance(piece, tuple) else (piece or b"", None)
         for word in _WORD.finditer(text.replace(b'("charset" "us-ascii")', b"NIL")):
             if literal is None or word.end() < len(text):  # else the size of the literal
                 found.append(None if word[0] in (b"NIL", b'""') else (word[1] or word[0]).lower())
