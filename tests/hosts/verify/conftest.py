@@ -134,9 +134,9 @@ def the_message(host: Host, folder: str, subject: str, seconds: float = 30) -> s
     return str(found[0])
 
 
-def install(host: Host, package: str) -> None:
+def install(host: Host, *packages: str) -> None:
     """What some tests alone look with; the images have it in their apt cache."""
-    host.check_output("DEBIAN_FRONTEND=noninteractive apt-get install -y -qq %s", package)
+    host.check_output(f"DEBIAN_FRONTEND=noninteractive apt-get install -y -qq {' '.join(packages)}")
 
 
 def send_from_remote(remote: Host, recipient: str, subject: str, sender: str = "alice") -> None:

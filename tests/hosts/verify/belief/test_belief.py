@@ -1,4 +1,4 @@
-"""Mail that is believed: another program verifies what leaves, and what only claims to be somebody's is refused."""
+"""Mail that is believed: other programs verify what leaves, and what only claims to be somebody's is refused."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import judge
 import pytest
 from conftest import SPOOL, eventually, install, new_subject, send_from_mail, send_from_remote, the_message
 from testinfra.host import Host
@@ -15,13 +16,20 @@ UPDATE = "hmac-sha256:update.dom.fr:c210cG1haWwgdGVzdCBuZXR3b3JrLCBub3Qgc2VjcmV0
 
 
 @pytest.fixture(scope="module", autouse=True)
-def verifier(remote: Host) -> None:
+def judges(remote: Host) -> Iterator[None]:
     install(remote, "python3-dkim")
+    with judge.in_front_of_postfix(remote):
+        yield
 
 
 def verified(remote: Host, path: str) -> bool:
     """Whether dkimpy, which asks the network's DNS, believes a message that Postfix stored."""
     return bool(remote.run("dkimverify <%s", path).rc == 0)
+
+
+def believed(remote: Host, path: str) -> bool:
+    """Whether OpenDKIM and OpenDMARC wrote "pass" above a message when it came, three times, and dkimpy agrees."""
+    return judge.results(remote, path) == judge.PASSED and verified(remote, path)
 
 
 def selector(host: Host, path: str) -> str:
@@ -39,11 +47,18 @@ def test_what_leaves_is_signed_by_the_published_key(mail: Host, remote: Host) ->
     subject = new_subject()
     send_from_mail(mail, "alice@example.net", subject)
     path = the_message(remote, "/home/alice/Maildir/new", subject)
-    assert verified(remote, path), remote.file(path).content_string
+    assert believed(remote, path), remote.file(path).content_string
     assert [selector(remote, path)] == signing(mail)
-    # The verifier is no yes-man.
+    # The judges are no yes-men.
     remote.check_output("sed 's/Hello from near/Hello from afar/' %s >/tmp/changed", path)
     assert not verified(remote, "/tmp/changed")
+    subject = new_subject()
+    remote.check_output(
+        "swaks --server 192.0.2.20 --from mallory@example.net --h-From bob@dom.fr --to alice@example.net --header %s",
+        f"Subject: {subject}",
+    )
+    path = the_message(remote, "/home/alice/Maildir/new", subject)
+    assert judge.results(remote, path) == {"dkim": "none", "spf": "pass", "dmarc": "fail"}
 
 
 def test_a_notification_is_signed_too(mail: Host, remote: Host) -> None:
@@ -52,7 +67,7 @@ def test_a_notification_is_signed_too(mail: Host, remote: Host) -> None:
     # The returned message's header is part of it.
     path = the_message(remote, "/home/carol/Maildir/new", subject)
     assert "Return-Path: <>" in remote.file(path).content_string
-    assert verified(remote, path), remote.file(path).content_string
+    assert believed(remote, path), remote.file(path).content_string
 
 
 def test_what_comes_is_judged(mail: Host, remote: Host) -> None:
@@ -113,7 +128,7 @@ def test_a_key_is_replaced_under_traffic_and_every_signature_verifies(mail: Host
     used = []
     for subject in [*subjects, last]:
         path = the_message(remote, "/home/carol/Maildir/new", subject)
-        assert verified(remote, path), remote.file(path).content_string
+        assert believed(remote, path), remote.file(path).content_string
         used.append(selector(remote, path))
     assert used[-1] == new, "the server has read the new key"
     assert used == sorted(used, key=lambda name: name == new), "and does not go back"
