@@ -60,14 +60,15 @@ class Folder:
         Without `other_names` it has one name only, for a hard link may lead to what belongs to somebody else. Who owns
         it does not matter: a mail reader that renames a new file over the old one makes it its user's.
         """
-        path = os.path.join(self.path, name)
         try:
             fd = os.open(name, flags | SAFELY, mode, dir_fd=self.fd)
         except OSError as error:
             why = "is a link" if error.errno == errno.ELOOP else error.strerror
-            raise OSError(error.errno, why, path) from None
+            raise OSError(error.errno, why, os.path.join(self.path, name)) from None
         try:
-            _check_plain(os.fstat(fd), path, other_names=other_names)
+            status = os.fstat(fd)
+            if not is_plain(status):
+                _check_plain(status, os.path.join(self.path, name), other_names=other_names)
         except OSError:
             os.close(fd)
             raise
@@ -117,6 +118,11 @@ class OfFolders(Generic[T]):
             if found is None:
                 found = self._objects[key] = self._make()
             return found
+
+
+def is_plain(status: os.stat_result) -> bool:
+    """Whether it is that of a regular file with one name."""
+    return stat.S_ISREG(status.st_mode) and status.st_nlink <= 1
 
 
 def _check_plain(status: os.stat_result, path: str, *, other_names: bool = False) -> None:

@@ -6,6 +6,7 @@ somebody else to mislead, is as good as none.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import struct
@@ -89,6 +90,18 @@ def encode(index: Index, validity: int) -> bytes:
         index.last, len(index.numbers), len(states),
     )  # fmt: skip
     return head + body
+
+
+def make(folder: Folder) -> bool:
+    """Makes the file if there is none: made after a look at the folder it would itself be a change that asks for
+    another one. Returns whether it was made.
+    """
+    if folder.exists(CACHE):
+        return False
+    with contextlib.suppress(OSError):
+        os.close(folder.open_file(CACHE, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+        return True
+    return False
 
 
 def save(folder: Folder, index: Index, validity: int) -> None:

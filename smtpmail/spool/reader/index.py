@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from smtpmail.spool.files import is_local
-from smtpmail.spool.folder import Folder
+from smtpmail.spool.folder import SAFELY, Folder, is_plain
 from smtpmail.spool.reader.states import MAX_OCTETS, RECENT, Flags, parse
 
 MAX_UID = 2**32 - 1
@@ -89,8 +89,12 @@ def scan(folder: Folder, known: Index | None, last_number: Callable[[], int]) ->
     numbers = sorted(messages)
     _fill_gaps(folder, messages, numbers, last)
     index = Index(stamp, settled, max(last, numbers[-1] if numbers else 0))
-    for number in sorted(messages):
-        _add(folder, index, number, messages[number], known)
+    rows = [row for n in sorted(messages) if (row := _look_up(folder, n, messages[n], known)) is not None]
+    if rows:
+        *columns, index.flags = map(list, zip(*rows, strict=True))
+        index.numbers, index.inodes, index.octets, index.dates, index.modseqs, index.lines = (
+            array("Q", column) for column in columns
+        )
     return index
 
 
@@ -127,37 +131,48 @@ def _fill_gaps(folder: Folder, messages: dict[int, int], numbers: list[int], las
                 messages[number] = status.st_ino
 
 
-def _add(folder: Folder, index: Index, number: int, inode: int, known: Index | None) -> None:
+_Row = tuple[int, int, int, int, int, int, Flags]
+"""Number, inode, octets, date, mod-sequence, lines and flags of a message."""
+
+
+def _look_up(folder: Folder, number: int, inode: int, known: Index | None) -> _Row | None:
+    """What there is to know of a message; None when there is none. Raises OSError, Renumbered."""
     place = known.position(number) if known is not None else None
     if known is not None and (place is None or known.inodes[place] != inode):
         place = _same_message(folder, known, place, number)
-    if known is None or place is None:
-        try:
-            status = os.stat(str(number), dir_fd=folder.fd, follow_symlinks=False)
-        except FileNotFoundError:
-            return
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_MESSAGE:
-            return
-        octets, date, lines = status.st_size, max(status.st_mtime_ns, 0), UNKNOWN
-    else:
-        octets, date, lines = known.octets[place], known.dates[place], known.lines[place]
-    name = f"{number}.status"
+    if known is not None and place is not None:
+        modseq = _modseq(folder, number)
+        flags = known.flags[place] if known.modseqs[place] == modseq else read_flags(folder, number)
+        return number, inode, known.octets[place], known.dates[place], modseq, known.lines[place], flags
     try:
-        modseq = max(os.stat(name, dir_fd=folder.fd, follow_symlinks=False).st_ctime_ns, 1)
+        status = os.stat(str(number), dir_fd=folder.fd, follow_symlinks=False)
     except FileNotFoundError:
-        modseq, flags = 1, NO_STATE
-    else:
-        if known is not None and place is not None and known.modseqs[place] == modseq:
-            flags = known.flags[place]
-        else:
-            flags = read_flags(folder, number)
-    index.numbers.append(number)
-    index.inodes.append(inode)
-    index.octets.append(octets)
-    index.dates.append(date)
-    index.modseqs.append(modseq)
-    index.lines.append(lines)
-    index.flags.append(flags)
+        return None
+    if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_MESSAGE:
+        return None
+    modseq, flags = _read_state(folder, number)
+    return number, inode, status.st_size, max(status.st_mtime_ns, 0), modseq, UNKNOWN, flags
+
+
+def _modseq(folder: Folder, number: int) -> int:
+    try:
+        return max(os.stat(f"{number}.status", dir_fd=folder.fd, follow_symlinks=False).st_ctime_ns, 1)
+    except FileNotFoundError:
+        return 1
+
+
+def _read_state(folder: Folder, number: int) -> tuple[int, Flags]:
+    """Mod-sequence and flags of a state that nothing is known of: the same as `_modseq` and `read_flags`, in one."""
+    try:
+        fd = os.open(f"{number}.status", os.O_RDONLY | SAFELY, dir_fd=folder.fd)
+    except OSError:
+        return _modseq(folder, number), NO_STATE
+    try:
+        status = os.fstat(fd)
+        flags = parse(os.read(fd, MAX_OCTETS)) if is_plain(status) else NO_STATE
+        return max(status.st_ctime_ns, 1), flags
+    finally:
+        os.close(fd)
 
 
 def _same_message(folder: Folder, known: Index, place: int | None, number: int) -> int | None:

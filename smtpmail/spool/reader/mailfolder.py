@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from smtpmail.spool.files import NewFile, sync_files, write_all
+from smtpmail.spool.files import NewFile, is_local, sync_files, write_all
 from smtpmail.spool.folder import Folder
 from smtpmail.spool.reader import cache
-from smtpmail.spool.reader.index import MAX_UID, Index, Renumbered, read_flags, scan
+from smtpmail.spool.reader.index import MAX_UID, SETTLED_NS, Index, Renumbered, read_flags, scan
 from smtpmail.spool.reader.lock import FolderLock, Numbers
 from smtpmail.spool.reader.mh_readers import KNOWN, note_changes, note_states
 from smtpmail.spool.reader.renumbering import moved
@@ -150,6 +150,8 @@ class MailFolder:
                 known.forget(self.validity)
             if known.index is None:
                 known.index = known.saved = cache.load(self.folder, self.validity)
+                if known.index is None and cache.make(self.folder) and is_local(self.folder.fd):
+                    time.sleep(SETTLED_NS / 1e9)  # so that what is found counts for the next time
             try:
                 known.index = scan(self.folder, known.index, self._lock.last_number)
             except Renumbered:
