@@ -154,7 +154,7 @@ class Bench:
                 text = report.peers(self._measure(self._chosen(PEERS), folder, others), markdown=markdown)
                 return [text, *(f"not there, not measured: {name}" for name in missing)]
             case "million":
-                return [report.speed(self._million(folder), markdown=markdown)]
+                return [report.speed(self._million(folder), markdown=markdown)] if self._chosen(MILLION) else []
             case "queue":
                 rates, _ = queued.run(folder, self._rounds, min(self._messages or queued.MESSAGES, queued.MESSAGES))
                 return [report.rates("10,000 messages in the queue at the start", rates, markdown=markdown)]

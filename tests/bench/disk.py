@@ -111,7 +111,7 @@ def _folder(parent: Path, prefix: str, *, keep: bool) -> Iterator[Path]:
         yield path
     finally:
         if not keep:
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)  # what went wrong before it is what should be seen
 
 
 def can_be_made() -> str:

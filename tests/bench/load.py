@@ -30,7 +30,7 @@ def source(
 ) -> subprocess.Popen[str]:  # fmt: skip
     """Begins to send; `reuse` sends many messages over a connection, else each has its own. For `finish`.
 
-    Several recipients have a number before their name: 1bob, 2bob, ...
+    The names of further recipients have a number before them: bob, 2bob, 3bob, ...
     """
     if tls:
         command = [*within, sys.executable, "-m", "tests.bench.tlssource", str(port), recipient, str(sessions)]

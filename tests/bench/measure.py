@@ -24,20 +24,27 @@ class Result:
 def run(work: Work, server: Server, user: str, sink: load.Sink | None, before: int = 0) -> Result:
     """Does the work once; `user` is a mailbox that has `before` messages yet. Raises BenchError."""
     os.sync()  # what others have written is not to be waited for
-    helpers = getattr(server, "helpers", ())
-    cpu = sum(map(processes.cpu_seconds, (server.pid, *helpers)))
+    before_it = cpu_seconds(server)
     if work.kind == "receive":
         seconds = _receive(work, server, user, before)
     else:
         assert sink is not None
         seconds = _relay(work, server, sink)
     memory = processes.memory(server.pid).proportional
-    cpu = processes.settled_cpu_seconds(server.pid) + sum(map(processes.cpu_seconds, helpers)) - cpu
+    cpu = processes.settled(lambda: cpu_seconds(server)) - before_it
     return Result(work.messages / seconds, cpu / work.messages, memory)
 
 
+def cpu_seconds(server: Server) -> float:
+    """CPU time of all its processes so far."""
+    own: processes.Group | None = getattr(server, "group", None)
+    if own is not None:
+        return own.cpu_seconds()
+    return sum(map(processes.cpu_seconds, (server.pid, *getattr(server, "helpers", ()))))
+
+
 def _receive(work: Work, server: Server, user: str, before: int) -> float:
-    mailboxes = [user] if work.recipients == 1 else [f"{n}{user}" for n in range(1, work.recipients + 1)]
+    mailboxes = [user, *(f"{n}{user}" for n in range(2, work.recipients + 1))]
     already = 0 if before else sum(len(server.delivered(mailbox)) for mailbox in mailboxes)
     begin = time.time()
     load.finish(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
+import signal
 import socket
 import subprocess
 import sys
@@ -11,7 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.bench import apart
+from tests.bench import apart, processes
 from tests.bench.servers import DOMAIN, ROOT, USERS, BenchError, Server, end, free_port
 
 PYTHON = ROOT / ".cache/bench-peers/python"
@@ -31,6 +33,8 @@ class Peer:
         self._folder = folder
         self._mail = folder / "mail"
         self._process: subprocess.Popen[bytes] | None = None
+        self.group: processes.Group | None = None
+        """Exim lets the kernel forget processes that delivered: the tree would lack their CPU time."""
 
     def _command(self) -> Sequence[str]:
         raise NotImplementedError
@@ -40,10 +44,14 @@ class Peer:
         self._mail.mkdir(exist_ok=True)
         os.chown(self._mail, pwd.getpwnam("mail").pw_uid, pwd.getpwnam("mail").pw_gid)
         environment = os.environ | {"PYTHONPATH": str(PYTHON)}
+        command = self._command()
+        with contextlib.suppress(OSError):
+            self.group = processes.Group(f"smtpmail-bench-{os.getpid()}-{self.name.lower()}")
+            command = self.group.entering(command)
         log = self._folder / "log"
         with open(log, "ab") as output:
             self._process = subprocess.Popen(
-                self._command(), cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+                command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
             )  # fmt: skip
         self.pid = self._process.pid
         give_up = time.monotonic() + START_SECONDS
@@ -62,8 +70,13 @@ class Peer:
             return False
 
     def stop(self) -> None:
-        if self._process is not None:
-            end(self._process)
+        if self._process is not None and self._process.poll() is None:
+            self._end(self._process)
+        if self.group is not None:
+            self.group.remove()
+
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        end(process)
 
     def delivered(self, user: str) -> list[str]:
         try:
@@ -89,7 +102,18 @@ class Aiosmtpd(Peer):
         return self._mail / "all"
 
 
-class Exim(Peer):
+class Apart(Peer):
+    """One with a root and a space of processes of its own."""
+
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        # The first process of a space hears no SIGTERM from within unless it asks for it; with it, all others end.
+        for pid, fields in processes.tree(process.pid).items():
+            if int(fields[1]) == process.pid:
+                os.kill(pid, signal.SIGKILL)
+        process.wait(timeout=START_SECONDS)
+
+
+class Exim(Apart):
     """Exim as Debian has it, without look-ups, and with no limit that would make it leave mail in its queue."""
 
     name = "Exim"
@@ -145,7 +169,7 @@ begin retry
         return apart.command(self._folder, "", accounts, files, "/usr/sbin/exim4", "-bdf", "-q30m")
 
 
-class OpenSMTPD(Peer):
+class OpenSMTPD(Apart):
     """OpenSMTPD as Debian has it; a session may have as many messages as the client likes."""
 
     name = "OpenSMTPD"

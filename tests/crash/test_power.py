@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import random
+import shutil
 import struct
 import subprocess
 import time
@@ -18,9 +19,10 @@ from pathlib import Path
 import pytest
 from support import require
 from support.faultserver import FaultServer
-from support.server import Servers, wait_until
+from support.server import Servers, clean_environment, program, wait_until
+from support.spool import token_of_whole
 
-from tests.crash.load import LOCAL, Book, Checker, Load, check_sink, options
+from tests.crash.load import LOCAL, REMOTE, TOKEN, Book, Checker, Load, arrived, body, check_sink, options
 
 CUTS = int(os.environ.get("SMTPMAIL_CUTS", "2"))
 SEED = int(os.environ.get("SMTPMAIL_SEED", str(random.SystemRandom().randrange(10**6))))
@@ -90,7 +92,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 
 @pytest.mark.parametrize("journal", ["16M", "1M", "0"])
-def test_power_cuts(servers: Servers, disk: Disk, journal: str) -> None:
+def test_power_cuts(disk: Disk, servers: Servers, journal: str) -> None:
     """Accepted is there again, under its number, whole, once; also after a cut in the middle of the replay."""
     rng = random.Random(SEED)
     print(f"seed {SEED}")
@@ -131,8 +133,37 @@ def test_power_cuts(servers: Servers, disk: Disk, journal: str) -> None:
     print(f"{CUTS} cuts, journal {journal}: {book.count()} accepted, {replayed} files made anew, {surplus} sent again")
 
 
+def test_nothing_is_lost_without_the_journal_after_a_checkpoint(disk: Disk, servers: Servers) -> None:
+    """A copy of the disk that leaves the journal out lacks at most what came after `smtpmail checkpoint`."""
+    spool = disk.root / "spool"
+    spool.mkdir()
+    os.sync()
+    tokens = [f"0.0.{n}" for n in range(30)]
+    with FaultServer() as sink:
+        closed = ["--smarthost", "127.0.0.1:9", "--retry-schedule", "1s", "--journal-size", "16M"]
+        server = servers.start(*closed, spool=spool)
+        with server.client() as client:
+            client.ehlo()
+            for token in tokens:
+                client.transaction("bob@dom.fr", REMOTE)
+                content = f"Message-ID: <{token}>\r\nSubject: x\r\n\r\n".encode() + body(token) + b"\r\n"
+                assert client.data(content).code == 250
+        command = [*program(), "checkpoint", "--spool", str(spool), "-s", "dom.fr", "-H", "mail.dom.fr"]
+        subprocess.run(command, env=clean_environment(), check=True, timeout=120)
+        disk.cut()
+        server.kill()
+        disk.unmount()
+        disk.mount()
+        shutil.rmtree(spool / ".queue/.journal")
+        server = servers.start("--journal-size", "16M", *options(sink), spool=spool)
+        found = [token_of_whole(spool / "bob", number, TOKEN, body) for number in range(1, len(tokens) + 1)]
+        assert found == tokens
+        wait_until(lambda: arrived(sink).keys() == set(tokens), 120)
+        server.kill()
+
+
 @pytest.mark.parametrize("journal", ["16M", "0"])
-def test_the_test_sees_a_sync_left_out(servers: Servers, disk: Disk, tmp_path: Path, journal: str) -> None:
+def test_the_test_sees_a_sync_left_out(disk: Disk, servers: Servers, tmp_path: Path, journal: str) -> None:
     """The same with a server that syncs nothing: what it has accepted is lost."""
     (tmp_path / "careless").mkdir()
     (tmp_path / "careless/sitecustomize.py").write_text(CARELESS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -177,6 +178,34 @@ def test_a_full_journal_is_no_reason_to_wait(place: Place, syncs: list[str]) -> 
         assert deliver(place.spool, "bob") == [1]
         assert any(name.endswith("/bob") for name in syncs)
     assert visible(place.path / "bob") == with_status([1])
+
+
+def test_a_checkpoint_on_a_slow_disk_holds_up_nobody(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deliveries go on in the other segment while the file system is written out, however long that takes."""
+    deliver(place.spool, "bob")
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(fd: int) -> None:
+        begun.set()
+        assert go_on.wait(60)
+
+    monkeypatch.setattr(journal, "sync_file_system", slow)
+    checkpoint = threading.Thread(target=place.journal.checkpoint)
+    checkpoint.start()
+    try:
+        assert begun.wait(60)
+        others = [threading.Thread(target=deliver, args=(place.spool, user)) for user in ("bob", "carol", "dora")]
+        for thread in others:
+            thread.start()
+        for thread in others:
+            thread.join(60)
+        assert [len(visible(place.path / user)) for user in ("bob", "carol", "dora")] == [4, 2, 2]
+        assert checkpoint.is_alive()
+        assert place.kinds() == [Kind.STORED] * 4, "the segment that is written out counts until the end"
+    finally:
+        go_on.set()
+        checkpoint.join(60)
+    assert place.kinds() == [Kind.STORED] * 3, "what came meanwhile waits for the next one"
 
 
 def test_the_journal_fails(place: Place, monkeypatch: pytest.MonkeyPatch, syncs: list[str]) -> None:
