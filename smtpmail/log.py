@@ -6,6 +6,7 @@ Where standard error is the journal of systemd, each line begins with its priori
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import select
@@ -51,7 +52,7 @@ Event = MutableMapping[str, Any]
 Observer = Callable[[str, str, Mapping[str, Any]], None]
 """Takes level, event and fields; raises nothing."""
 
-_json = structlog.processors.JSONRenderer()
+_encode = json.JSONEncoder(default=repr).encode
 
 
 class _Held(threading.local):
@@ -173,10 +174,15 @@ class _StandardError:
             os.close(self._fd)
 
 
-def _in_order(_: Any, __: str, event: Event) -> Event:
+def _in_order(_: Any, name: str, event: Event) -> Event:
     """Time, level and event first. RFC 3339 with all six digits, so that lines sort as text."""
     now = datetime.now(UTC).isoformat(timespec="microseconds")
-    return {"timestamp": now[:-6] + "Z", "level": event.pop("level"), "event": event.pop("event"), **event}
+    level = "error" if name == "exception" else name
+    return {"timestamp": now[:-6] + "Z", "level": level, "event": event.pop("event"), **event}
+
+
+def _with_traceback(logger: Any, name: str, event: Event) -> Event:
+    return structlog.processors.format_exc_info(logger, name, event) if "exc_info" in event else event
 
 
 def _bounded(event: Event) -> Event:
@@ -194,10 +200,10 @@ def _cut(value: Any, key: str = "") -> Any:
     return value if len(value) <= TEXT_LIMIT else value[:TEXT_LIMIT] + "..."
 
 
-def _as_json(logger: Any, name: str, event: Event) -> str:
-    line = str(_json(logger, name, event))
+def _as_json(_: Any, __: str, event: Event) -> str:
+    line = _encode(event)
     # Looking at the length of one line costs less than looking at that of each text.
-    return line if len(line) <= TEXT_LIMIT else str(_json(logger, name, _bounded(event)))
+    return line if len(line) <= TEXT_LIMIT else _encode(_bounded(event))
 
 
 def _printable(_: Any, __: str, event: Event) -> Event:
@@ -218,6 +224,7 @@ def configure(log_format: str, level: str) -> None:
     last: list[Any] = [_in_order, _as_json]
     if log_format == "console":
         last = [
+            structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
             _printable,
             structlog.dev.ConsoleRenderer(EVENT_WIDTH, colors=sys.stderr.isatty()),
@@ -228,7 +235,7 @@ def configure(log_format: str, level: str) -> None:
         _sink.close()
     sink = _sink = _StandardError()
     structlog.configure(
-        processors=[structlog.processors.add_log_level, structlog.processors.format_exc_info, *last],
+        processors=[_with_traceback, *last],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=lambda *args: sink,
     )

@@ -25,7 +25,7 @@ from smtpmail.inbound.front import STOP_SECONDS, Front
 from smtpmail.inbound.sockets import IMAP_KINDS, open_sockets, receives
 from smtpmail.inbound.workers import STACK_SIZE
 from smtpmail.log import log
-from smtpmail.mail.queued import Item
+from smtpmail.outbound.handover import Handover
 from smtpmail.outbound.mailboxes import Mailboxes
 from smtpmail.settings import privileges
 from smtpmail.settings.config import Config
@@ -112,6 +112,7 @@ class Server:
         # Mail readers stay for long: they take no connection away from the mail.
         reading = SharedCounts(processes, config.max_connections) if door_sockets else counts
         wake_socket = self._queue.listen()
+        self._handover = Handover()
         self._watchdog = systemd.watchdog_interval()
         self._pulses = Pulses(processes)
         # What is there now stays: the collector need not look at it again and again, nor touch its pages.
@@ -120,6 +121,9 @@ class Server:
         # A child sees the end of this pipe when its parent is gone.
         lifeline, alive = os.pipe()
         processors = sorted(os.sched_getaffinity(0))
+        with contextlib.suppress(OSError):
+            # A thread that wakes can do nothing before the one at work pauses, and need not push it aside.
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         for number in range(1, processes):
             pid = os.fork()
             if not pid:
@@ -148,6 +152,9 @@ class Server:
         front = self._front(system, sockets, Admission(config, counts, 0))
         doors = system.doors(door_sockets, partial(Admission, config, reading, 0))
         self._runner.start(wake_socket, system.bouncer, Mailboxes(system.spool))
+        if self._children:
+            taken = (self._runner.submit, self._runner.look_at)
+            threading.Thread(target=self._handover.run, args=taken, name="queue handover", daemon=True).start()
         log.info(
             "server.started",
             version=__version__,
@@ -291,7 +298,7 @@ class Server:
         status = 1
         try:
             self._children = []
-            system = MailSystem(self._config, self._announce, journal, failed_logins=self._failed_logins)
+            system = MailSystem(self._config, self._handover.put, journal, failed_logins=self._failed_logins)
             front = self._front(system, sockets, admission)
             doors = system.doors(door_sockets, door_admission)
             system.read_users()
@@ -327,10 +334,6 @@ class Server:
     def _follow_parent(self, lifeline: int) -> None:
         os.read(lifeline, 1)
         os.kill(os.getpid(), signal.SIGTERM)
-
-    def _announce(self, item: Item) -> None:
-        """Tells the process that runs the queue."""
-        self._queue.wake(item.id)
 
 
 def _repair(repair: Callable[[], int]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 import idna
 
@@ -123,6 +124,7 @@ def literal(address: str) -> str:
     return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
 
 
+@lru_cache(maxsize=1024)
 def normal_domain(domain: str) -> str:
     """The one form of a domain name to compare and to look up: A-labels, lower case, no final dot.
 

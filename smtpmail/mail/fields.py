@@ -25,12 +25,15 @@ def protocol(envelope: Envelope) -> str:
     return word + "S" * bool(envelope.tls) + "A" * bool(envelope.user)
 
 
+_HARMFUL = re.compile(r"""[^!#-'*-:=?A-\[\]-~]""")
+
+
 def harmless(name: str) -> str:
     """A client's name as it may stand in a Received field: nothing in it is a comment, a quote or another field.
 
     The characters of Postfix's neuter(), and all that is not ASCII or not printable.
     """
-    return "".join("?" if c in ' <>()\\";@' or not (c.isascii() and c.isprintable()) else c for c in name)
+    return _HARMFUL.sub("?", name)
 
 
 def received(envelope: Envelope, hostname: str, now: float) -> str:

@@ -51,6 +51,9 @@ MAX_HELO = 255
 MAX_IDLE_COMMANDS = 100
 """Commands that do nothing (NOOP, RSET, VRFY, HELP, EHLO) between two messages before each counts as an error."""
 
+_USAGE_OF_MAIL = replies.bad_arguments("MAIL FROM:<address> [parameters]")
+_USAGE_OF_RCPT = replies.bad_arguments("RCPT TO:<address> [parameters]")
+
 HTTP_VERBS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PRI", "PUT", "TRACE"})
 NOT_IMPLEMENTED_VERBS = frozenset(
     {"ATRN", "BURL", "ETRN", "EXPN", "SAML", "SEND", "SOML", "TURN", "XCLIENT", "XFORWARD"}
@@ -150,8 +153,8 @@ class Session:
         """The next thing to do, None when more input is needed (or everything is over)."""
         while not self._actions:
             state = self.state
-            if state is State.CLOSED:
-                return None
+            if state is State.CLOSED or (state is not State.CHUNK and not self._lines.buffer):
+                return None  # a chunk may have no octets at all
             if state is State.DATA:
                 progress = self._read_data()
             elif state is State.AUTH:
@@ -329,12 +332,12 @@ class Session:
             verb, _, argument = line.decode(errors="surrogateescape").partition(" ")
             verb = verb.upper()
             method = self._VERBS.get(verb)
-            if self._is_out_of_step(verb, line):
+            if self._must_be_in_step(verb) and self._is_out_of_step(verb, line):
                 return True
             self._spoken = True
             if method is None:
                 self._unknown(verb)
-            elif not _is_unicode(argument) and method not in self._GREETINGS:
+            elif not (argument.isascii() or _is_unicode(argument) or method in self._GREETINGS):
                 raise Refusal(replies.SYNTAX_ERROR)
             else:
                 method(self, argument.strip(" "))
@@ -344,6 +347,10 @@ class Session:
         except Refusal as refusal:
             self._error(refusal.reply)
         return True
+
+    def _must_be_in_step(self, verb: str) -> bool:
+        """Whether it matters when the client has sent this command."""
+        return not self._spoken or self._data_refused or verb in ("DATA", "BDAT")
 
     def _is_out_of_step(self, verb: str, line: bytes) -> bool:
         """Ends the session of who does not wait for replies where they must be waited for (RFC 2920 3.1).
@@ -499,9 +506,8 @@ class Session:
             raise Refusal(replies.NEED_AUTHENTICATION)
         if self.state is not State.READY:
             raise Refusal(replies.NESTED_MAIL)
-        usage = replies.bad_arguments("MAIL FROM:<address> [parameters]")
         if argument[:5].upper() != "FROM:":
-            raise Refusal(usage)
+            raise Refusal(_USAGE_OF_MAIL)
         try:
             sender, rest = parse_path(argument[5:].lstrip(" "), self._origin)
             if not sender.domain and not sender.is_null:
@@ -511,7 +517,7 @@ class Session:
         envelope = Envelope(sender, self._peer, self._helo, self._esmtp, self._tls, user=self.user)
         if rest:
             dsn = self._trusted or self._authenticates
-            parameters = self._parameters(rest, usage)
+            parameters = self._parameters(rest, _USAGE_OF_MAIL)
             mail_parameters(envelope, parameters, dsn=dsn, authenticates=self._authenticates)
         if not sender.is_ascii and not envelope.smtputf8:
             raise Refusal(replies.NEED_SMTPUTF8)
@@ -535,9 +541,8 @@ class Session:
     def do_rcpt(self, argument: str) -> None:
         if self.state not in (State.MAIL, State.RCPT):
             raise Refusal(self._out_of_order())
-        usage = replies.bad_arguments("RCPT TO:<address> [parameters]")
         if argument[:3].upper() != "TO:":
-            raise Refusal(usage)
+            raise Refusal(_USAGE_OF_RCPT)
         envelope = self._open_envelope()
         try:
             address, rest = parse_path(argument[3:].lstrip(" "), self._origin)
@@ -548,7 +553,8 @@ class Session:
         notify: tuple[str, ...] = ()
         orcpt = None
         if rest:
-            notify, orcpt = rcpt_parameters(self._parameters(rest, usage), dsn=self._trusted or self._authenticates)
+            parameters = self._parameters(rest, _USAGE_OF_RCPT)
+            notify, orcpt = rcpt_parameters(parameters, dsn=self._trusted or self._authenticates)
         if not address.is_ascii and not envelope.smtputf8:
             raise Refusal(replies.NEED_SMTPUTF8)
         self._envelope_octets += len(argument)
@@ -727,4 +733,4 @@ class Session:
 
 def _is_unicode(text: str) -> bool:
     """Whether a line was UTF-8: other octets have become lone surrogates."""
-    return text.isascii() or text.isprintable() or not any("\ud800" <= c <= "\udfff" for c in text)
+    return text.isprintable() or not any("\ud800" <= c <= "\udfff" for c in text)

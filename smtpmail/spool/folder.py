@@ -22,21 +22,26 @@ class Folder:
     Raises OSError, with the path, when it is no folder; a link to one only counts with `follow`.
     """
 
-    __slots__ = ("_device", "fd", "path")
+    __slots__ = ("_identity", "fd", "path")
 
     def __init__(self, path: str, *, follow: bool = False) -> None:
         self.path = path
         self.fd = -1
-        self._device = -1
+        self._identity: tuple[int, int] | None = None
         flags = os.O_RDONLY | os.O_DIRECTORY | SAFELY
         self.fd = os.open(path, flags & ~os.O_NOFOLLOW if follow else flags)
 
     @property
+    def identity(self) -> tuple[int, int]:
+        """What it is, by whichever path: st_dev and st_ino."""
+        if self._identity is None:
+            self._identity = _identity(os.fstat(self.fd))
+        return self._identity
+
+    @property
     def device(self) -> int:
         """Of the file system that it lies on (st_dev)."""
-        if self._device < 0:
-            self._device = os.fstat(self.fd).st_dev
-        return self._device
+        return self.identity[0]
 
     def close(self) -> None:
         """Gives the descriptor back; a second time does nothing."""
@@ -49,10 +54,9 @@ class Folder:
     def is_in_place(self) -> bool:
         """Whether the path still leads to this folder."""
         try:
-            there = os.stat(self.path, follow_symlinks=False)
+            return _identity(os.stat(self.path, follow_symlinks=False)) == self.identity
         except FileNotFoundError:
             return False
-        return os.path.samestat(there, os.fstat(self.fd))
 
     def open_file(self, name: str, flags: int, mode: int = 0o660, *, other_names: bool = False) -> int:
         """A descriptor of a regular file. Raises OSError with the whole path.
@@ -93,7 +97,7 @@ class Folder:
     def is_same(self, name: str, fd: int) -> bool:
         """Whether the name is still that of the open file."""
         try:
-            return os.path.samestat(os.fstat(fd), os.stat(name, dir_fd=self.fd, follow_symlinks=False))
+            return _identity(os.stat(name, dir_fd=self.fd, follow_symlinks=False)) == _identity(os.fstat(fd))
         except FileNotFoundError:
             return False
 
@@ -111,18 +115,20 @@ class OfFolders(Generic[T]):
 
     def get(self, folder: Folder) -> T:
         """The object of a folder, made if nobody has it."""
-        status = os.fstat(folder.fd)
-        key = (status.st_dev, status.st_ino)
         with self._lock:
-            found = self._objects.get(key)
+            found = self._objects.get(folder.identity)
             if found is None:
-                found = self._objects[key] = self._make()
+                found = self._objects[folder.identity] = self._make()
             return found
 
 
 def is_plain(status: os.stat_result) -> bool:
     """Whether it is that of a regular file with one name."""
     return stat.S_ISREG(status.st_mode) and status.st_nlink <= 1
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def _check_plain(status: os.stat_result, path: str, *, other_names: bool = False) -> None:

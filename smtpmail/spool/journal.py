@@ -177,9 +177,9 @@ class Journal:
 
     # -- records
 
-    def takes(self, folder: int, size: int) -> bool:
-        """Whether it carries messages of so many octets for the file system of an open folder."""
-        return size <= self.largest and os.fstat(folder).st_dev in self._devices
+    def takes(self, device: int, size: int) -> bool:
+        """Whether it carries messages of so many octets for a file system (st_dev)."""
+        return size <= self.largest and device in self._devices
 
     def remove(self, records: Sequence[Record]) -> Entry | None:
         """Writes removals, not yet synced. There is room for them alone; if it is used up, this waits for a checkpoint.

@@ -60,7 +60,7 @@ class MailboxDraft(Draft):
         journal = self.mailbox.journal
         self.folder = self.mailbox.open()
         self.file = self._content.make_file(self.folder.fd, self._scratch, self._header)
-        if journal is not None and journal.takes(self.folder.fd, len(self._header) + self._content.size):
+        if journal is not None and journal.takes(self.folder.device, len(self._header) + self._content.size):
             self.parts = self._content.parts(self._header)
         if self.parts is None:
             self.status, self._status_is_durable = self.mailbox.stock.take(self.folder, self._scratch)

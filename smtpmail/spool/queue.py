@@ -60,7 +60,7 @@ class QueueDraft(Draft):
         self.folder = self._store.open_folder()
         self.file = self._content.make_file(self.folder.fd, self._store.scratch, self._header)
         journal = self._store.journal
-        if journal is not None and journal.takes(self.folder.fd, len(self._header) + self._content.size):
+        if journal is not None and journal.takes(self.folder.device, len(self._header) + self._content.size):
             self.parts = self._content.parts(self._header)
 
 

@@ -200,12 +200,14 @@ class _Walk:
         if target.final:
             self._deliver(address, owner, chain, final=True)
             return
-        for key in _keys(address):
-            if self._look_up(key, address, owner, chain):
-                return
-        if not self._is_known(address.local) and self._look_up(("", key_of(address)[1]), address, owner, chain):
-            return
-        self._deliver(address, owner, chain, final=False)
+        if not self._table.entries or not self._follow_alias(address, owner, chain):
+            self._deliver(address, owner, chain, final=False)
+
+    def _follow_alias(self, address: Address, owner: Address | None, chain: tuple[Key, ...]) -> bool:
+        """Whether there is an alias of the address, or a catch-all, which then was followed."""
+        if any(self._look_up(key, address, owner, chain) for key in _keys(address)):
+            return True
+        return not self._is_known(address.local) and self._look_up(("", key_of(address)[1]), address, owner, chain)
 
     def _look_up(self, key: Key, address: Address, owner: Address | None, chain: tuple[Key, ...]) -> bool:
         """Follows the line of this key; returns whether there is one."""
