@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from conftest import deployed, eventually
+from conftest import deployed, eventually, install
 from testinfra.host import Host
 
 PEBBLE = {
@@ -60,17 +60,30 @@ def served_certificate(remote: Host) -> str:
     )
 
 
-def open_for_a_moment(mail: Host) -> bool:
-    return "elements" in mail.check_output("nft list set inet smtpmail passing")
-
-
-def test_certificate_comes_and_is_renewed_without_dropping_a_session(mail: Host, remote: Host, authority: str) -> None:
-    settings = {
+def asked_of(authority: str) -> dict[str, str]:
+    """What an operator says who wants its certificate."""
+    return {
         "smtpmail_tls": "acme",
         "smtpmail_acme_email": "bob@dom.fr",
         "smtpmail_acme_server": authority,
         "smtpmail_acme_ca_bundle": "/etc/ssl/pebble.pem",
     }
+
+
+def renewed_by(mail: Host) -> str:
+    """How the authority is answered at each renewal."""
+    return mail.check_output("sed -n 's/^authenticator = //p' /etc/letsencrypt/renewal/smtpmail.conf")
+
+
+RENEW = "REQUESTS_CA_BUNDLE=/etc/ssl/pebble.pem certbot renew --force-renewal --no-random-sleep-on-renew"
+
+
+def open_for_a_moment(mail: Host) -> bool:
+    return "elements" in mail.check_output("nft list set inet smtpmail passing")
+
+
+def test_certificate_comes_and_is_renewed_without_dropping_a_session(mail: Host, remote: Host, authority: str) -> None:
+    settings = asked_of(authority)
     deployed(**settings)
     first = served_certificate(remote)
     assert "Pebble" in first
@@ -89,3 +102,42 @@ def test_certificate_comes_and_is_renewed_without_dropping_a_session(mail: Host,
     assert "Pebble" in second
     assert re.search("serial=.*", second)[0] != re.search("serial=.*", first)[0]  # type: ignore[index]
     assert not open_for_a_moment(mail)
+
+
+@pytest.fixture
+def web_server(mail: Host) -> Iterator[None]:
+    """A web server that has port 80, as many hosts have one."""
+    install(mail, "nginx-light")
+    assert mail.socket("tcp://0.0.0.0:80").is_listening
+    yield
+    mail.check_output("apt-get purge -y -qq nginx-light nginx")
+
+
+@pytest.mark.usefixtures("web_server")
+def test_a_web_server_on_the_authoritys_port_stays_and_shows_the_answer(
+    mail: Host, remote: Host, authority: str
+) -> None:
+    before = served_certificate(remote)
+    deployed(**asked_of(authority))
+    assert renewed_by(mail) == "webroot"
+    first = served_certificate(remote)
+    assert "Pebble" in first
+    assert first != before
+    mail.check_output(RENEW)
+    assert served_certificate(remote) != first
+    assert mail.service("nginx").is_running
+    assert not open_for_a_moment(mail)
+
+
+@pytest.mark.usefixtures("web_server")
+def test_where_no_folder_is_shown_the_answer_goes_into_the_dns(mail: Host, remote: Host, authority: str) -> None:
+    mail.check_output("sed -i 's#root /var/www/html;#root /srv/nowhere;#' /etc/nginx/sites-available/default")
+    mail.check_output("systemctl reload nginx")
+    deployed(**asked_of(authority), smtpmail_acme_challenge="dns")
+    assert renewed_by(mail) == "dns-rfc2136"
+    key = mail.file("/etc/smtpmail/acme-dns.ini")
+    assert (key.user, key.mode) == ("root", 0o600)
+    first = served_certificate(remote)
+    mail.check_output(RENEW)
+    assert served_certificate(remote) != first
+    assert not remote.check_output("dig +short @192.0.2.20 _acme-challenge.mail.dom.fr TXT")

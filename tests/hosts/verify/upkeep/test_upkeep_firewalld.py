@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from conftest import deploy, deployed, hosts
 from testinfra.host import Host
@@ -12,7 +14,7 @@ def connects(host: Host, address: str, port: int) -> bool:
 
 
 @pytest.fixture(scope="module")
-def firewalld(mail: Host) -> None:
+def firewalld(mail: Host) -> Iterator[None]:
     # An operator who has ssh on another port as well is not locked out of it.
     mail.check_output("printf 'Port 22\\nPort 2222\\n' >/etc/ssh/sshd_config.d/ports.conf && systemctl restart ssh")
     deployed(smtpmail_firewall="firewalld")
@@ -20,6 +22,8 @@ def firewalld(mail: Host) -> None:
     assert result.returncode == 0, result.stderr
     mail.check_output("systemd-run --quiet --unit open2600 -- nc -6 -k -l 2600")
     mail.check_output("systemd-run --quiet --unit open2600v4 -- nc -4 -k -l 2600")
+    yield
+    mail.check_output("systemctl stop open2600 open2600v4")
 
 
 @pytest.mark.usefixtures("firewalld")
