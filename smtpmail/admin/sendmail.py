@@ -107,13 +107,13 @@ def main() -> NoReturn:
 
 
 def load_settings() -> Config:
-    """The settings of the server; where an account may not read the file, the defaults. Raises ConfigError."""
+    """The settings of the server; of the environment alone where the file may not be read. Raises ConfigError."""
     try:
         return sources.load({}, os.environ)
     except ConfigError:
         if sources.FILE_VARIABLE in os.environ or os.access(sources.DEFAULT_FILE, os.R_OK):
             raise
-        return Config()
+        return sources.load({}, os.environ, os.devnull)
 
 
 def run(

@@ -116,7 +116,7 @@ def test_a_firewall_that_is_off_comes_on_only_when_it_is_asked_for(mail: Host, r
 def test_another_port_and_spool(mail: Host, remote: Host) -> None:
     deployed(smtpmail_port=2525, smtpmail_spool="/srv/mail")
     assert not connects(remote, 25)
-    subject, away = new_subject(), new_subject()
+    subject = new_subject()
     remote.check_output(
         "swaks --silent 2 --server 192.0.2.10 --port 2525 --from alice@example.net --to bob@dom.fr --header %s",
         f"Subject: {subject}",
@@ -124,11 +124,13 @@ def test_another_port_and_spool(mail: Host, remote: Host) -> None:
     path = the_message(mail, "/srv/mail/bob", subject)
     assert "alice@example.net" in mail.check_output("runuser -u bob -- cat %s", path)
     assert mail.run("runuser -u anna -- cat %s", path).rc != 0
-    # What local programs call finds the port by the configuration.
-    mail.check_output(
-        "printf 'Subject: %%s\\n\\nHello.\\n' %s | runuser -u nobody -- /usr/sbin/sendmail alice@example.net", away
-    )
-    the_message(remote, "/home/alice/Maildir/new", away)
+    # Who may read the configuration, as cron does, finds the port by it; others are told.
+    for caller in ("", "runuser -u nobody -- env SMTPMAIL_PORT=2525 "):
+        away = new_subject()
+        mail.check_output(
+            f"printf 'Subject: %%s\\n\\nHello.\\n' %s | {caller}/usr/sbin/sendmail alice@example.net", away
+        )
+        the_message(remote, "/home/alice/Maildir/new", away)
 
     deployed()
     assert not connects(remote, 2525)
