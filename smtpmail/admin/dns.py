@@ -14,6 +14,7 @@ from smtpmail.admin.dns_check import WELL_KNOWN, MailHost, findings
 from smtpmail.admin.dns_records import POLICIES, Address, Record, needed, tasks
 from smtpmail.admin.dns_services import offered
 from smtpmail.admin.dns_update import Publisher, UpdateFailed, parse_key
+from smtpmail.admin.lookup import while_answered
 from smtpmail.auth.dkim_keys import RETIRED, Key, KeyFileError, KeyFolder
 from smtpmail.auth.lookup import is_or_below
 from smtpmail.dns.errors import DNSError
@@ -178,7 +179,8 @@ def check(
     settings = load_config(ctx)
     try:
         host = replace(mail_host(settings, addresses), outbound=outbound or WELL_KNOWN, smarthost=smarthost(settings))
-        found = list(findings(host, Resolver(settings.resolver).records, look_at_port=not dns_only))
+        lookup = while_answered(Resolver(settings.resolver).records)
+        found = list(findings(host, lookup, look_at_port=not dns_only))
     except DNSError as error:
         click.echo(f"smtpmail dns check: {error}", err=True)
         sys.exit(1)

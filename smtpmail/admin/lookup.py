@@ -3,14 +3,39 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Sequence
 
 from smtpmail.admin.dns_records import absolute, text_of
 from smtpmail.auth import lookup as auth
-from smtpmail.dns.errors import DNSError, NoSuchRecord
+from smtpmail.dns.errors import DNSError, NoSuchRecord, NotFound
 
 Lookup = Callable[[str, str], list[str]]
 """The values of a name and type; [] when there is none. Raises DNSError."""
+
+
+SILENCE_SECONDS = 20.0
+"""So long a command waits for answers that do not come, all its questions together."""
+
+
+def while_answered(lookup: Lookup, clock: Callable[[], float] = time.monotonic) -> Lookup:
+    """The same look-ups, as long as anybody answers: else the hundred questions of one check would take minutes."""
+    left = SILENCE_SECONDS
+
+    def ask(name: str, kind: str) -> list[str]:
+        nonlocal left
+        if left <= 0:
+            raise DNSError(f"DNS does not answer: it was not asked for {name} {kind} any more")
+        begun = clock()
+        try:
+            return lookup(name, kind)
+        except NotFound:
+            raise
+        except DNSError:
+            left -= clock() - begun
+            raise
+
+    return ask
 
 
 def addresses(name: str, lookup: Lookup) -> list[str]:
