@@ -103,6 +103,11 @@ def _policy(domain: str, lookup: Lookup) -> Iterator[Finding]:
             "dmarc", domain, "warning", "there is no DMARC policy: anybody can write as this domain",
             f'add: _dmarc.{absolute(domain)} TXT "v=DMARC1; p=none; rua=mailto:postmaster@{domain}"',
         )  # fmt: skip
+    elif not found.record.applies:
+        yield Finding(
+            "dmarc", domain, "warning", "the DMARC record has no valid p=, sp= or np=: receivers overlook it",
+            f'replace it by: _dmarc.{absolute(found.domain)} TXT "v=DMARC1; p=none; rua=mailto:postmaster@{domain}"',
+        )  # fmt: skip
     elif found.policy == "none":
         yield Finding(
             "dmarc", domain, "ok",

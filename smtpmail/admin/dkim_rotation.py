@@ -65,6 +65,10 @@ class Rotation:
 
     def go_on(self, domain: str) -> Iterator[Step]:
         """Does what can be done now. Raises KeyFileError, DNSError, UpdateFailed."""
+        for current in self._folder.signing(domain):
+            # A switch that was interrupted in its middle.
+            for other in self._retire_others(current):
+                yield _switched(current, other)
         keys = self._folder.keys(domain)
         for current in self._folder.signing(domain):
             coming = [key for key in keys if key.state == NEXT and key.algorithm == current.algorithm]
@@ -85,9 +89,9 @@ class Rotation:
                 text = f"publish this record; {coming[0].selector} will sign when it is seen in the DNS{why}:"
                 yield Step("publish", domain, coming[0].selector, text, record)
                 continue
-            self._switch(coming[0])
-            text = f"{coming[0].selector} signs in the place of {current.selector}"
-            yield Step("switched", domain, coming[0].selector, text)
+            # Between these two steps the newer one signs.
+            self._retire_others(self._folder.move(coming[0], SIGNING))
+            yield _switched(coming[0], current)
         for key in keys:
             if key.state == RETIRED and self._now - key.changed > self._keep:
                 yield from self._withdraw(key)
@@ -101,12 +105,16 @@ class Rotation:
         self._publisher.wait([record], self._wait)
         return True
 
-    def _switch(self, key: Key) -> None:
-        """A key signs from now on, and no other of its algorithm; between the two steps the newer one does."""
-        self._folder.move(key, SIGNING)
-        for other in self._folder.keys(key.domain):
-            if (other.state, other.algorithm) == (SIGNING, key.algorithm) and other.selector != key.selector:
-                self._folder.move(other, RETIRED)
+    def _retire_others(self, key: Key) -> list[Key]:
+        """No other key of its algorithm signs from now on; returns those that did."""
+        others = [
+            other
+            for other in self._folder.keys(key.domain)
+            if (other.state, other.algorithm) == (SIGNING, key.algorithm) and other.selector != key.selector
+        ]
+        for other in others:
+            self._folder.move(other, RETIRED)
+        return others
 
     def _withdraw(self, key: Key) -> Iterator[Step]:
         record = _record(key, REVOKED)
@@ -126,6 +134,10 @@ class Rotation:
             return any(public_key(text) == wanted for text in self._lookup(key.record_name, "TXT"))
         except NotFound:
             return False
+
+
+def _switched(key: Key, old: Key) -> Step:
+    return Step("switched", key.domain, key.selector, f"{key.selector} signs in the place of {old.selector}")
 
 
 def _record(key: Key, text: str) -> Record:

@@ -130,7 +130,7 @@ def _conclusion(verdict: Verdict) -> str:
         case "pass":
             return f"It is from {dmarc.domain}."
         case "none":
-            return f"Nobody can tell whether it is from {dmarc.domain}: the domain has no DMARC policy."
+            return f"Nobody can tell whether it is from {dmarc.domain}: {dmarc.reason}."
         case "temperror":
             return "Nobody can tell now: the DNS did not answer. It would be let through."
     advice = {"reject": "to refuse it", "quarantine": "to put it into Junk"}.get(verdict.disposition)

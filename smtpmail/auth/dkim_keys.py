@@ -89,10 +89,10 @@ class KeyFolder:
         self.path = path
 
     def domains(self) -> list[str]:
-        """The domains that have a folder, sorted."""
+        """The domains that have a folder, or a link in its place, which is complained of when it is read; sorted."""
         try:
             with os.scandir(self.path) as entries:
-                names = [e.name for e in entries if not e.name.startswith(".") and e.is_dir(follow_symlinks=False)]
+                names = [entry.name for entry in entries if entry.is_symlink() or entry.is_dir()]
         except OSError as error:
             raise KeyFileError(f"cannot read {self.path}: {error.strerror}") from None
         return sorted(name for name in names if a_labels(name) == name)
@@ -105,14 +105,18 @@ class KeyFolder:
         return keys
 
     def readable(self, domain: str) -> tuple[list[Key], list[str]]:
-        """The keys of a domain that can be read, and what is wrong with the others."""
-        keys, complaints = [], []
-        with self._folder(domain) as folder:
-            for name in _names(folder):
-                try:
-                    keys.append(self._read(folder, domain, name))
-                except KeyFileError as error:
-                    complaints.append(str(error))
+        """The keys of a domain that can be read, and what is wrong with the others. Raises nothing."""
+        keys: list[Key] = []
+        complaints: list[str] = []
+        try:
+            with self._folder(domain) as folder:
+                for name in _names(folder):
+                    try:
+                        keys.append(self._read(folder, domain, name))
+                    except KeyFileError as error:
+                        complaints.append(str(error))
+        except KeyFileError as error:
+            complaints.append(str(error))
         return keys, complaints
 
     def signing(self, domain: str) -> list[Key]:

@@ -79,6 +79,8 @@ def _evaluate(author: str, identifiers: Sequence[Identifier], tree: Tree) -> Dma
         found = tree.discover(author)
         if found is None:
             return DmarcResult("none", author, f"{author} has no DMARC policy")
+        if not found.record.applies:
+            return DmarcResult("none", author, f"the DMARC record of {found.domain} asks for nothing that is known")
         aligned = [item for item in identifiers if item.domain and _is_aligned(item, author, found, tree)]
     except DNSError as error:
         return DmarcResult("temperror", author, str(error))

@@ -16,6 +16,7 @@ POLICIES = ("none", "quarantine", "reject")
 """From the mildest to the strictest."""
 
 _RECORD = re.compile(r"v[ \t]*=[ \t]*DMARC1[ \t]*(?:;|$)")
+_REPORT_URI = re.compile(r"[a-z][a-z0-9+.-]*:[!-~]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ class Record:
     """y: the name is a public suffix; n: it is an organizational domain; u: found out by the walk."""
     testing: bool
     """`t=y`: the policy is obeyed one step lower."""
+    applies: bool = True
+    """Whether DMARC is to be applied at all: not by a policy that makes no sense and names nobody for reports."""
 
 
 def parse_record(text: str) -> Record | None:
@@ -47,9 +50,11 @@ def parse_record(text: str) -> Record | None:
             tags.setdefault(name.strip().lower(), value.strip().lower())
     policy = tags.get("p", "")
     below = [tags.get(name, policy) for name in ("sp", "np")]
+    applies = True
     if policy not in POLICIES or not all(value in POLICIES for value in below):
         # A policy that is not understood is not guessed at (4.10.1).
         policy, below = "none", ["none", "none"]
+        applies = any(_REPORT_URI.fullmatch(uri.strip()) for uri in tags.get("rua", "").split(","))
     elif "np" not in tags:
         below[1] = below[0]
     psd = tags.get("psd", "u")
@@ -61,6 +66,7 @@ def parse_record(text: str) -> Record | None:
         tags.get("aspf") == "s",
         psd if psd in ("y", "n") else "u",
         tags.get("t") == "y",
+        applies,
     )
 
 

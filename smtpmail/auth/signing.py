@@ -47,10 +47,7 @@ class Signer:
             errors[""] = str(error)
             complaints.append(str(error))
         for domain in domains:
-            try:
-                readable, wrong = self._folder.readable(domain)
-            except KeyFileError as error:
-                readable, wrong = [], [str(error)]
+            readable, wrong = self._folder.readable(domain)
             complaints += wrong
             if found := those_that_sign(readable):
                 keys[domain] = found

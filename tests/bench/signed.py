@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import statistics
 import subprocess
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 from smtpmail.auth.dkim_keys import KeyFolder
 from tests.bench import report
 from tests.bench.measure import Result
-from tests.bench.servers import DOMAIN, START_SECONDS, BenchError, Postfix, Server, Smtpmail, end, free_port
+from tests.bench.servers import DOMAIN, START_SECONDS, BenchError, Postfix, Server, Smtpmail, end
 from tests.bench.work import Work
 
 SELECTOR = "s"
@@ -36,8 +35,9 @@ class WithMilter(Postfix):
     name = WITH_MILTER
 
     def __init__(self, folder: Path, smarthost: int | None, keys: Path) -> None:
-        self._milter_port = free_port()
-        super().__init__(folder, smarthost, smtpd_milters=f"inet:127.0.0.1:{self._milter_port}")
+        # By TCP each message waits a while for both sides' habits (Nagle, delayed acknowledgements).
+        self._socket = folder / "opendkim.sock"
+        super().__init__(folder, smarthost, smtpd_milters=f"unix:{self._socket}")
         self._folder_of_milter = folder
         self._keys = keys
         self._milter: subprocess.Popen[bytes] | None = None
@@ -48,14 +48,14 @@ class WithMilter(Postfix):
         self._folder_of_milter.mkdir(parents=True, exist_ok=True)
         settings = self._folder_of_milter / "opendkim.conf"
         settings.write_text(
-            f"Mode s\nSocket inet:{self._milter_port}@127.0.0.1\nUserID root\nDomain {DOMAIN}\nSelector {SELECTOR}\n"
+            f"Mode s\nSocket local:{self._socket}\nUMask 0\nUserID root\nDomain {DOMAIN}\nSelector {SELECTOR}\n"
             f"KeyFile {self._keys / DOMAIN / SELECTOR}.pem\nRequireSafeKeys no\nCanonicalization relaxed/relaxed\n"
             "OversignHeaders From\nInternalHosts 127.0.0.1\n"
         )
         self._milter = subprocess.Popen(["opendkim", "-f", "-x", str(settings)], stdin=subprocess.DEVNULL)
         self.helpers = (self._milter.pid,)
         give_up = time.monotonic() + START_SECONDS
-        while not _listens(self._milter_port):
+        while not self._socket.exists():
             if self._milter.poll() is not None or time.monotonic() > give_up:
                 raise BenchError("OpenDKIM does not start")
             time.sleep(0.05)
@@ -65,14 +65,6 @@ class WithMilter(Postfix):
         super().stop()
         if self._milter is not None:
             end(self._milter)
-
-
-def _listens(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return False
-    return True
 
 
 def servers(folder: Path, smarthost: int | None, options: Sequence[str], *, alone: bool) -> list[Server]:

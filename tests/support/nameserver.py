@@ -18,7 +18,7 @@ from smtpmail.settings.values import Endpoint
 
 
 class NameServer:
-    """Answers from a zone, over UDP, on a port of 127.0.0.1. What is under broken.test fails, under mute is silence.
+    """Answers from a zone, over UDP, on a port of 127.0.0.1. What is under broken.test fails; `mute` is silence.
 
     `wrong` says for a type what is answered instead of the truth: a code, or None for silence.
     """
@@ -65,7 +65,7 @@ class NameServer:
     ) -> dns.message.Message | None:
         reply = dns.message.make_response(query, recursion_available=True)
         code = self.wrong.get(dns.rdatatype.to_text(kind), dns.rcode.NOERROR)
-        if code is None or name.is_subdomain(dns.name.from_text("mute.")):
+        if code is None or b"mute" in name.labels:
             return None
         if code != dns.rcode.NOERROR:
             reply.set_rcode(code)
@@ -73,8 +73,7 @@ class NameServer:
         if name.is_subdomain(dns.name.from_text("broken.test.")):
             reply.set_rcode(dns.rcode.SERVFAIL)
             return reply
-        while (name, dns.rdatatype.CNAME) in self._records:
-            found = self._records[name, dns.rdatatype.CNAME]
+        while (found := self._records.get((name, dns.rdatatype.CNAME))) and found not in reply.answer:
             reply.answer.append(found)
             name = found[0].target
         if (name, kind) in self._records:

@@ -152,6 +152,16 @@ class Server:
             shared = max(shared, sizes["Shared_Clean"] + sizes["Shared_Dirty"])
         return private + shared
 
+    def forget_peak(self) -> None:
+        """From now on `peak` counts."""
+        for pid in self.processes():
+            Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+    def peak(self) -> int:
+        """Octets of memory that the server and its children held at most, each at its own time."""
+        statuses = [Path(f"/proc/{pid}/status").read_text() for pid in self.processes()]
+        return sum(int(status.partition("VmHWM:")[2].split()[0]) * 1024 for status in statuses)
+
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)
 

@@ -14,7 +14,7 @@ from support.zone import TIMEOUT, Zone
 
 from smtpmail.admin.dkim_rotation import REVOKED, Rotation
 from smtpmail.admin.dns_records import text_of
-from smtpmail.auth.dkim_keys import KeyFolder
+from smtpmail.auth.dkim_keys import NEXT, SIGNING, KeyFolder
 from smtpmail.cli import cli
 from smtpmail.settings.values import ConfigError
 
@@ -139,6 +139,17 @@ def test_rotation_with_dynamic_updates(tmp_path: Path) -> None:
     later = rotation(folder, records, now=time.time() + 8 * DAY, publisher=publisher, younger_stays=180 * DAY)
     assert [step.action for step in later.go_on("dom.fr")] == ["removed"]
     assert records[old.record_name] == {"TXT": [REVOKED]}
+
+
+def test_a_switch_that_was_interrupted_is_completed(tmp_path: Path) -> None:
+    """Both keys are in place: the newer one signs, and the old one goes its way."""
+    folder = KeyFolder(str(tmp_path))
+    folder.create("dom.fr", "ed25519", "old")
+    folder.move(folder.create("dom.fr", "ed25519", "new", NEXT), SIGNING)
+    os.utime(tmp_path / "dom.fr" / "old.pem", (time.time() - 100 * DAY,) * 2)
+    (step,) = rotation(folder, {}, now=time.time(), younger_stays=90 * DAY).go_on("dom.fr")
+    assert (step.action, step.selector) == ("switched", "new")
+    assert states(folder) == [("new", ".pem"), ("old", ".retired")]
 
 
 def test_a_record_that_one_server_of_the_zone_lacks(tmp_path: Path) -> None:

@@ -90,7 +90,9 @@ def test_links_are_not_followed(folder: KeyFolder, tmp_path: Path) -> None:
     for action in (lambda: folder.signing("link.fr"), lambda: folder.create("link.fr", "ed25519")):
         with pytest.raises(KeyFileError, match="is a link"):
             action()
-    assert folder.domains() == ["dom.fr", "other.fr"]
+    assert folder.domains() == ["dom.fr", "link.fr", "other.fr"], "it is named, where keys are listed and read"
+    (readable, (complaint,)) = folder.readable("link.fr")
+    assert not readable and "link.fr is a link" in complaint
 
 
 def test_what_is_no_file_does_not_block(folder: KeyFolder, tmp_path: Path) -> None:

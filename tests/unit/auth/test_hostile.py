@@ -6,6 +6,7 @@ import base64
 import hashlib
 import ipaddress
 import time
+import tracemalloc
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,8 @@ NOW = 1_700_000_000.0
 CPU_SECONDS = 5.0
 """Ten times what the worst of them needs on a slow machine. What is not bounded needs minutes."""
 QUESTIONS = 160
+MEMORY = 8 * 1024**2
+"""Octets, twice what the worst of them needs: less than its message takes."""
 
 TEXT = b"From: ceo@bank.example\nSubject: x\n\nHi.\n"
 BH = base64.b64encode(hashlib.sha256(b"Hi.\r\n").digest()).decode()
@@ -178,6 +181,18 @@ def test_bounded(name: str) -> None:
     )  # fmt: skip
     assert len(field) < 8192
     assert len(found.reason) < 2000
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_memory_is_bounded(name: str) -> None:
+    case = CASES[name]
+    tracemalloc.start()
+    try:
+        check(case.message, Zone(case.zone), sender=case.sender)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < MEMORY
 
 
 def test_the_authors_signature_among_100(key: Key) -> None:
