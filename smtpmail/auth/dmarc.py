@@ -116,7 +116,8 @@ def _is_aligned(item: Identifier, author: str, found: Discovered, tree: Tree) ->
 
 def _why(author: str, identifiers: Sequence[Identifier]) -> str:
     parts = []
-    for method, absent in (("spf", "no SPF policy"), ("dkim", "no DKIM signature")):
+    spf = "no SPF policy" if any(item.method == "spf" for item in identifiers) else "SPF not checked"
+    for method, absent in (("spf", spf), ("dkim", "no DKIM signature")):
         items = [item for item in identifiers if item.method == method and item.result != "none"]
         said = ", ".join(f"{item.result} for {item.domain or 'no domain'}" for item in items[:3])
         parts.append(f"{method.upper()} {said}" if items else absent)

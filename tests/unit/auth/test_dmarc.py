@@ -214,8 +214,11 @@ def test_reasons() -> None:
     assert found.reason == (
         "nothing proves that it is from bank.example (SPF pass for evil.example; DKIM fail for bank.example)"
     )
-    assert judge("bank.example").reason == (
+    assert judge("bank.example", ("spf", "none", "bank.example")).reason == (
         "nothing proves that it is from bank.example (no SPF policy; no DKIM signature)"
+    )
+    assert judge("bank.example").reason == (
+        "nothing proves that it is from bank.example (SPF not checked; no DKIM signature)"
     )
     assert judge("bank.example", ("spf", "pass", "bank.example")).reason == "it is from bank.example: SPF pass"
 
