@@ -72,6 +72,10 @@ def findings(host: MailHost, lookup: Lookup, *, look_at_port: bool = True) -> It
         )
     for address in host.addresses if look_at_port else ():
         checks.append(("port", str(address), lambda address=address: _port(host, address)))  # type: ignore[misc]
+        for service in host.services:
+            checks.append(
+                ("port", str(address), lambda a=address, s=service: dns_services.door(host.hostname, a, s))  # type: ignore[misc]
+            )
     if look_at_port and (host.outbound or host.smarthost):
         checks.append(("outbound", "port 25", lambda: _outbound(host, lookup)))
     for check, subject, run in checks:

@@ -134,6 +134,7 @@ class ImapConnection:
             while (action := session.step()) is not None:
                 if isinstance(action, Close):
                     self._flush()
+                    self._stream.finish()
                     return session.farewell or "closed"
                 self._perform(action)
             self._flush()

@@ -8,9 +8,13 @@ import select
 import socket
 import ssl
 import threading
+import time
 from typing import Protocol
 
 RECEIVE_SIZE = 64 * 1024
+
+FINISH_SECONDS = 1.0
+"""Seconds that a client has, after the last response, to end the connection."""
 
 
 class Stream(Protocol):
@@ -29,6 +33,9 @@ class Stream(Protocol):
 
     def interrupt(self) -> None:
         """Called by another thread: nobody waits for input any more."""
+
+    def finish(self) -> None:
+        """Ends our direction and gives the other side a moment to end its own; raises nothing."""
 
     def close(self) -> None:
         """Ends both directions."""
@@ -72,6 +79,15 @@ class SocketStream:
             if self._interrupted >= 0:
                 os.eventfd_write(self._interrupted, 1)
 
+    def finish(self) -> None:
+        """See Stream. Closed with input that nobody has read, the socket would take the last responses with it."""
+        give_up = time.monotonic() + FINISH_SECONDS
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_WR)
+            while (left := give_up - time.monotonic()) > 0 and _ready((self._sock.fileno(),), left, None):
+                if not self._sock.recv(RECEIVE_SIZE):
+                    break
+
     def close(self) -> None:
         """See Stream."""
         with self._lock:
@@ -106,6 +122,9 @@ class PipeStream:
 
     def interrupt(self) -> None:
         """See Stream: nobody calls it, since the program serves one client alone."""
+
+    def finish(self) -> None:
+        """See Stream: what is in a pipe stays there."""
 
     def close(self) -> None:
         """See Stream; the descriptors end with the program."""

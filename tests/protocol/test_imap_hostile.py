@@ -109,6 +109,16 @@ def test_sequence_sets(reading: Server, tmp_path: Path) -> None:
     still_well(reading, tmp_path)
 
 
+def test_the_last_words_are_heard(reading: Server, tmp_path: Path) -> None:
+    """BYE reaches a client that goes on talking."""
+    raw = Raw(tmp_path / "imap.sock")
+    raw.sock.sendall(b"nonsense\r\n" * 40_000)
+    said = b"".join(raw.answer())
+    assert said.endswith(b"* BYE Too many errors\r\n")
+    raw.close()
+    still_well(reading, tmp_path)
+
+
 def parts(count: int) -> bytes:
     return b"Content-Type: multipart/mixed; boundary=b\n\n" + b"--b\n\nx\n" * count + b"--b--\n"
 

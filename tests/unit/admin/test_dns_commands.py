@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import re
 import socket
+import ssl
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner, Result
 from support.commands import runner
+from support.tls import Certificate, make_certificate
 
 from smtpmail.admin import dns_check, dns_update
 from smtpmail.admin.dns_check import MailHost, findings
 from smtpmail.admin.dns_records import Change, Record, Service, is_spf, merge, needed, quoted, text_of, tightened
+from smtpmail.admin.dns_services import door
 from smtpmail.admin.dns_update import Key as UpdateKey
 from smtpmail.admin.dns_update import UpdateFailed, parse_key, plan
 from smtpmail.admin.lookup import Lookup
@@ -382,6 +387,61 @@ def test_services(values: list[str], services: list[Service], level: str | None)
     zone = table({**GOOD, ("_imaps._tcp.dom.fr.", "SRV"): values})
     found = [finding for finding in findings(host, zone, look_at_port=False) if finding.check == "srv"]
     assert [finding.level for finding in found] == ([level] if level else [])
+
+
+def serve_once(context: ssl.SSLContext | None, greeting: bytes, times: int = 4) -> int:
+    """A port on 127.0.0.1 that greets some clients, with TLS from the start if there is a context."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with listener:
+            for _ in range(times):
+                sock, _ = listener.accept()
+                with contextlib.suppress(OSError), sock:
+                    client = sock if context is None else context.wrap_socket(sock, server_side=True)
+                    with client:
+                        client.sendall(greeting)
+
+    threading.Thread(target=serve, daemon=True).start()
+    return int(listener.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "greeting", "found"),
+    [
+        ("_imaps._tcp", b"* OK [CAPABILITY IMAP4rev1] mail.dom.fr is ready\r\n", ["port ok", "certificate warning"]),
+        ("_submissions._tcp", b"220 mail.dom.fr ESMTP\r\n", ["port ok", "certificate warning"]),
+        ("_imaps._tcp", b"* OK other.net is ready\r\n", ["port error"]),
+        ("_imaps._tcp", b"220 mail.dom.fr ESMTP\r\n", ["port error"]),
+        ("_submissions._tcp", b"", ["port error"]),
+    ],
+)
+def test_doors_are_tried(certificate: Certificate, name: str, greeting: bytes, found: list[str]) -> None:
+    service = Service(name, serve_once(certificate.server_context(), greeting), "")
+    seen = list(door("mail.dom.fr", ipaddress.ip_address("127.0.0.1"), service))
+    assert [f"{finding.check} {finding.level}" for finding in seen] == found
+    assert {finding.subject for finding in seen} == {f"127.0.0.1 port {service.port}"}
+
+
+def test_a_door_for_another_name(tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = make_certificate(tmp_path_factory.mktemp("other"), "other.net")
+    service = Service("_submissions._tcp", serve_once(other.server_context(), b"220 mail.dom.fr ESMTP\r\n"), "")
+    _, finding = door("mail.dom.fr", ipaddress.ip_address("127.0.0.1"), service)
+    assert (finding.level, finding.text) == ("error", "it is not for mail.dom.fr")
+
+
+def test_a_door_that_is_shut_or_without_tls() -> None:
+    address = ipaddress.ip_address("127.0.0.1")
+    (finding,) = door("mail.dom.fr", address, Service("_imaps._tcp", serve_once(None, b"* OK mail.dom.fr\r\n"), ""))
+    assert finding.text.startswith("what answers does not begin with TLS")
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+    (finding,) = door("mail.dom.fr", address, Service("_imaps._tcp", port, ""))
+    assert (finding.text, finding.level) == ("no server for mail programs answers: Connection refused", "error")
+    host = MailHost("mail.dom.fr", [], [address], 1, outbound=[], services=[Service("_imaps._tcp", port, "")])
+    assert [f.subject for f in findings(host, table({})) if f.check == "port"] == [
+        "127.0.0.1 port 1", f"127.0.0.1 port {port}",
+    ]  # fmt: skip
 
 
 def test_every_key_is_looked_at(key: Key, tmp_path_factory: pytest.TempPathFactory) -> None:
