@@ -12,14 +12,27 @@ from pathlib import Path
 
 import click
 
-from tests.bench import checkpoints, dead, disk, footprint, growth, load, measure, peers, queued, report, signed
+from tests.bench import (
+    checkpoints,
+    dead,
+    disk,
+    footprint,
+    growth,
+    load,
+    measure,
+    peers,
+    queued,
+    reading,
+    report,
+    signed,
+)
 from tests.bench.measure import Result
 from tests.bench.servers import USERS, BenchError, Postfix, Server, Smtpmail, free_port, require_programs
 from tests.bench.work import CONTRACT, GROWTH, MILLION, PEERS, SESSIONS, SIZES, Work
 
 KINDS = (
     "memory", "receive", "relay", "signed", "sessions", "sizes", "checkpoint", "peers", "million", "queue", "dead",
-    "growth",
+    "growth", "reading",
 )  # fmt: skip
 USUAL = ("memory", "receive", "relay")
 
@@ -153,6 +166,8 @@ class Bench:
                 others, missing = peers.available(folder)
                 text = report.peers(self._measure(self._chosen(PEERS), folder, others), markdown=markdown)
                 return [text, *(f"not there, not measured: {name}" for name in missing)]
+            case "reading":
+                return [reading.table(folder, self._messages or reading.MESSAGES, markdown=markdown)]
             case "million":
                 return [report.speed(self._million(folder), markdown=markdown)] if self._chosen(MILLION) else []
             case "queue":
