@@ -275,12 +275,13 @@ def _place(drafts: Sequence[Draft], give_up: float) -> None:
 def _place_all(drafts: Sequence[Draft], give_up: float) -> None:
     synced = [draft for draft in drafts if draft.parts is None]
     recorded = [draft for draft in drafts if draft.parts is not None]
-    _sync_contents(synced)
-    for group in _by_target(synced):
-        with _holding([group], give_up) as placings:
-            for placing in placings:
-                _give_names(placing, recorded=False)
-    _sync_folders(synced)
+    if synced:
+        _sync_contents(synced)
+        for group in _by_target(synced):
+            with _holding([group], give_up) as placings:
+                for placing in placings:
+                    _give_names(placing, recorded=False)
+        _sync_folders(synced)
     if recorded:
         # All folders at once: records name what their drafts will be called, and are durable before anybody sees it.
         with _holding(_by_target(recorded), give_up) as placings:
