@@ -93,6 +93,7 @@ def test_a_message_that_comes_too_late_is_taken_out_again(
     monkeypatch.setattr(mailbox, "STORE_PATIENCE", 0.05)
     assert isinstance(stored(spool, "bob", content=content)["bob"], Unresponsive)
     monkeypatch.setattr(mailbox, "commit_each", real)
+    monkeypatch.setattr(mailbox, "STORE_PATIENCE", 60.0)
     hang.set()
     assert came.wait(30)
     wait_until(lambda: not [p for p in (tmp_path / "bob").iterdir() if not p.name.startswith(".")])
