@@ -115,7 +115,7 @@ def test_a_mount_below_the_spool_hangs_alone(
         commit_each(drafts, **options)
 
     monkeypatch.setattr(mailbox, "commit_each", slow)
-    monkeypatch.setattr(mailbox, "STORE_PATIENCE", 1.0)
+    monkeypatch.setattr(mailbox, "STORE_PATIENCE", 5.0)
     found = stored(spool, "anna", "bob", "carol")
     assert list(found) == ["anna", "bob", "carol"]
     assert isinstance(found["bob"], Unresponsive)
