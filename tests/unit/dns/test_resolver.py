@@ -112,7 +112,7 @@ def test_silence_is_asked_about_once(names: NameServer) -> None:
     began = time.monotonic()
     with pytest.raises(DNSError):
         asked.lookup("x.mute", "MX")
-    assert names.asked.total() == before and time.monotonic() - began < 0.5
+    assert names.asked.total() == before and time.monotonic() - began < 3.0  # QUERY_SECONDS
 
 
 def test_resolv_conf_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
