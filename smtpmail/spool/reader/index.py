@@ -11,12 +11,13 @@ import os
 import stat
 import time
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from smtpmail.spool.files import is_local
 from smtpmail.spool.folder import SAFELY, Folder, is_plain
+from smtpmail.spool.reader.recency import not_recent, read_mark
 from smtpmail.spool.reader.states import MAX_OCTETS, RECENT, Flags, parse
 
 MAX_UID = 2**32 - 1
@@ -95,6 +96,9 @@ def scan(folder: Folder, known: Index | None, last_number: Callable[[], int]) ->
         index.numbers, index.inodes, index.octets, index.dates, index.modseqs, index.lines = (
             array("Q", column) for column in columns
         )
+        # Read after the states: a mark that is set meanwhile changes the folder, which will be looked at again.
+        old = bisect_right(index.numbers, read_mark(folder))
+        index.flags[:old] = not_recent(index.flags[:old])
     return index
 
 

@@ -21,6 +21,7 @@ from smtpmail.spool.reader import cache
 from smtpmail.spool.reader.index import MAX_UID, SETTLED_NS, Index, Renumbered, read_flags, scan
 from smtpmail.spool.reader.lock import FolderLock, Numbers
 from smtpmail.spool.reader.mh_readers import KNOWN, note_changes, note_states
+from smtpmail.spool.reader.recency import MARK, read_mark, write_mark
 from smtpmail.spool.reader.renumbering import moved
 from smtpmail.spool.reader.shared import known
 from smtpmail.spool.reader.state_files import sync_states, write_state
@@ -185,7 +186,7 @@ class MailFolder:
             current = read_validity(self.folder)
             if current and current != old:
                 return current
-            for name in (cache.CACHE, KNOWN) if old else (cache.CACHE,):
+            for name in (cache.CACHE, KNOWN, MARK) if old else (cache.CACHE,):
                 with contextlib.suppress(OSError):
                     os.unlink(name, dir_fd=self.folder.fd)
             if known is not None:
@@ -235,12 +236,15 @@ class MailFolder:
         refused: list[int],
     ) -> list[Changed]:
         fd = self.folder.fd
+        mark = read_mark(self.folder)
         new: list[tuple[int, Flags, Flags]] = []
         done: dict[int, Changed] = {}
         for number in numbers:
             if not self.folder.exists(str(number)):
                 continue
             flags = read_flags(self.folder, number)
+            if number <= mark:
+                flags -= {RECENT}
             modseq = self._modseq(number)
             if unchanged_since is not None and modseq > unchanged_since:
                 refused.append(number)
@@ -284,6 +288,12 @@ class MailFolder:
         recent = [n for n, flags in zip(index.numbers[start:], index.flags[start:], strict=True) if RECENT in flags]
         if not recent:
             return []
+        if len(recent) > MOST_AT_ONCE:
+            with self._lock.held(PATIENCE):
+                mark = read_mark(self.folder)
+                write_mark(self.folder, max(mark, recent[-1]))
+            time.sleep(SETTLED_NS / 1e9)  # so that the look that follows counts for the next time, too
+            return [number for number in recent if number > mark]
         claimed: list[int] = []
 
         def take(flags: Flags) -> Flags:

@@ -143,6 +143,29 @@ def test_recent_is_for_the_first_to_select(bob: ImapDialogue, tmp_path: Path) ->
         assert b"* 0 RECENT" in late.ok("SELECT INBOX")
 
 
+def test_many_that_are_recent(bob: ImapDialogue, tmp_path: Path) -> None:
+    """Their states are not written anew, and yet they are recent to nobody else."""
+    box = tmp_path / "bob"
+    for number in range(4, 604):
+        (box / str(number)).write_bytes(b"Subject: x\n\nx\n")
+        (box / f"{number}.status").write_bytes(b"\\Recent\n")
+    with ImapDialogue(tmp_path) as examiner:
+        assert b"* 603 RECENT" in examiner.ok("EXAMINE INBOX")
+    assert b"* 603 RECENT" in bob.ok("SELECT INBOX")
+    assert bob.ok("FETCH 600 FLAGS") == [b"* 600 FETCH (FLAGS (\\Recent))"]
+    assert state(tmp_path, "600") == {"\\Recent"}
+    bob.ok("STORE 600 +FLAGS.SILENT (\\Seen)")
+    assert state(tmp_path, "600") == {"\\Seen"}
+    deliver(Spool(str(tmp_path)), "bob")
+    with ImapDialogue(tmp_path) as examiner:
+        assert b"* 1 RECENT" in examiner.ok("EXAMINE INBOX")
+        assert examiner.ok("SEARCH RECENT") == [b"* SEARCH 604"]
+        assert examiner.ok("STATUS INBOX (RECENT)") == [b"* STATUS INBOX (RECENT 1)"]
+    (box / ".recent").write_text("nonsense")
+    with other(tmp_path) as late:
+        assert b"* 604 EXISTS" in late.ok("SELECT INBOX")
+
+
 def test_examine_changes_nothing(bob: ImapDialogue, tmp_path: Path) -> None:
     bob.ok("EXAMINE INBOX")
     assert bob.ok("FETCH 1 BODY[TEXT]") == [b"* 1 FETCH (BODY[TEXT] {8}\r\nbody 1\r\n)"]
