@@ -11,12 +11,13 @@ from typing import NoReturn
 
 import click
 
+from smtpmail.mail.address import normal_domain
 from smtpmail.settings import privileges
 from smtpmail.settings.config import Config
 from smtpmail.settings.options import SettingsGroup, load_config
 from smtpmail.settings.values import ConfigError, Endpoint
 from smtpmail.users.devices import DeviceError, Devices, read_devices, read_uses
-from smtpmail.users.users import user_of
+from smtpmail.users.users import Users, UsersUnreadable, user_named
 
 IMAP_PORT = 993
 SUBMISSION_PORT = 465
@@ -49,9 +50,14 @@ def device() -> None:
 def add(ctx: click.Context, user: str, name: str, profile: str | None) -> None:
     """Adds a device of USER by a NAME (phone, say), and shows its password and settings. It is shown only now."""
     config = load_config(ctx)
-    mail_user = user_of(user)
-    if mail_user is None or "+" in user:
+    mail_user = _user(config, user)
+    if mail_user is None:
         fail(f"device add: {user!r} is no user name")
+    try:
+        if Users(config.users, lambda count, complaints: None).mailbox(mail_user) is None:
+            fail(f"device add: there is no user {mail_user!r} in {config.users}")
+    except UsersUnreadable as error:
+        fail(f"device add: {error}")
     try:
         with _devices(config) as devices:
             password = devices.add(mail_user, name)
@@ -65,7 +71,9 @@ def add(ctx: click.Context, user: str, name: str, profile: str | None) -> None:
         try:
             write_profile(profile, address, mail_user, password, config.hostname, imap, submission)
         except OSError as error:
-            fail(f"device add: the device was added, but {profile} cannot be written: {error.strerror}")
+            with _devices(config) as devices:
+                devices.remove(mail_user, name)
+            fail(f"device add: {profile} cannot be written: {error.strerror}; no device was added")
         click.echo(f"Profile:   {profile} (it holds the password: open it on the device, then delete it)")
     click.echo(f"""\
 Password:  {password}
@@ -82,6 +90,10 @@ iOS:         Settings, Apps, Mail, Mail Accounts, Add Account, Other; or a profi
 Android:     Thunderbird or K-9: add account, manual setup, IMAP; SSL/TLS, authentication "Normal password".""")
 
 
+def _user(config: Config, name: str) -> str | None:
+    return user_named(name, {normal_domain(domain) for domain in config.domains})
+
+
 def _port(endpoints: tuple[Endpoint, ...], default: int) -> int:
     return next((e.port for e in endpoints if e.port), default)
 
@@ -91,9 +103,10 @@ def _port(endpoints: tuple[Endpoint, ...], default: int) -> int:
 @click.pass_context
 def list_(ctx: click.Context, user: str | None) -> None:
     """All devices, or those of a user, with the time and the address of their last use."""
+    config = load_config(ctx)
     try:
-        with _devices(load_config(ctx)) as file:
-            devices = [d for d in read_devices(file.path) if user is None or d.user == user_of(user)]
+        with _devices(config) as file:
+            devices = [d for d in read_devices(file.path) if user is None or d.user == _user(config, user)]
             uses = {(use.user, use.device): use for use in read_uses(file.path)}
     except DeviceError as error:
         fail(f"device list: {error}")
@@ -127,9 +140,10 @@ def _when(seconds: float) -> str:
 @click.pass_context
 def remove(ctx: click.Context, user: str, name: str) -> None:
     """Removes a device: its password is worth nothing any more, and its connections end within a second."""
+    config = load_config(ctx)
     try:
-        with _devices(load_config(ctx)) as devices:
-            devices.remove(user_of(user) or user, name)
+        with _devices(config) as devices:
+            devices.remove(_user(config, user) or user, name)
     except DeviceError as error:
         fail(f"device remove: {error}")
     click.echo(f"{name} of {user} is removed.")

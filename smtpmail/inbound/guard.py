@@ -19,7 +19,7 @@ from smtpmail.mail.mailbox_list import find_addresses
 from smtpmail.mail.route import Local, Route
 from smtpmail.smtp.replies import Refusal
 from smtpmail.users.devices import Device, DeviceError, Devices
-from smtpmail.users.users import user_of
+from smtpmail.users.users import user_named, user_of
 
 FIRST_DELAY = 0.5
 """Seconds before a wrong password is answered; doubled with each more ..."""
@@ -134,7 +134,7 @@ class Gatekeeper:
             self._pause(LONGEST_DELAY)
             log.warning("login.blocked", client=peer.name, door=peer.listener, user=_shown(name))
             return None
-        user = self._user(name)
+        user = user_named(name, self._domains)
         device = None
         if user is not None:
             try:
@@ -159,19 +159,6 @@ class Gatekeeper:
             return normal_domain(address.domain) in self._domains and user_of(address.local) == user
         except AddressSyntaxError:
             return False
-
-    def _user(self, name: str) -> str | None:
-        """The user that a login names: `bob` or `bob@dom.fr`."""
-        local, at, domain = name.strip().rpartition("@")
-        if at:
-            try:
-                if normal_domain(domain) not in self._domains:
-                    return None
-            except AddressSyntaxError:
-                return None
-        else:
-            local = domain
-        return None if "+" in local else user_of(local)
 
 
 class Submitter:

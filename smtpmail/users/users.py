@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
-from smtpmail.mail.address import MAX_LOCAL_PART
+from smtpmail.mail.address import MAX_LOCAL_PART, AddressSyntaxError, normal_domain
 from smtpmail.users.files import FileUnusable, read_text, signature
 
 POSTMASTER = "postmaster"
@@ -32,6 +32,20 @@ def user_of(local_part: str) -> str | None:
         return None
     # The limit is that of the name alone (a detail may be longer), and of its last form: lower() may lengthen it.
     return user if len(user.encode(errors="surrogatepass")) <= MAX_LOCAL_PART else None
+
+
+def user_named(name: str, domains: Container[str]) -> str | None:
+    """The user that a person means by `bob` or `bob@dom.fr`; None when it can be none. `domains` are normal ones."""
+    local, at, domain = name.strip().rpartition("@")
+    if at:
+        try:
+            if normal_domain(domain) not in domains:
+                return None
+        except AddressSyntaxError:
+            return None
+    else:
+        local = domain
+    return None if "+" in local or "@" in local else user_of(local)
 
 
 def parse_users(text: str) -> tuple[list[str], list[str]]:
