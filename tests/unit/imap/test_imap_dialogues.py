@@ -149,6 +149,7 @@ def test_many_that_are_recent(bob: ImapDialogue, tmp_path: Path) -> None:
     for number in range(4, 604):
         (box / str(number)).write_bytes(b"Subject: x\n\nx\n")
         (box / f"{number}.status").write_bytes(b"\\Recent\n")
+    (box / ".mh_sequences").write_text("unseen: 1-603\n")
     with ImapDialogue(tmp_path) as examiner:
         assert b"* 603 RECENT" in examiner.ok("EXAMINE INBOX")
     assert b"* 603 RECENT" in bob.ok("SELECT INBOX")
