@@ -116,7 +116,7 @@ class Accept:
     def content(self, *, for_mailboxes: bool) -> Content:
         """Begins a content. What is large lies where it will be kept, but not on a file system that may hang."""
         if (self.spool if for_mailboxes else self.queue).shared:
-            return self.queue.content() if not self.queue.shared else Content(tempfile.gettempdir(), self.queue.scratch)
+            return self.queue.content() if not self.queue.shared else Content(tempfile.gettempdir())
         return self.spool.content() if for_mailboxes else self.queue.content()
 
     def begin(self, envelope: Envelope) -> Incoming:

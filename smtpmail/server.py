@@ -36,13 +36,14 @@ from smtpmail.spool.heartbeat import Heartbeat, Pulses
 from smtpmail.spool.mailbox import Spool
 from smtpmail.spool.queue import QueueError
 from smtpmail.spool.record import FormatError
+from smtpmail.spool.turns import Turns
 from smtpmail.wiring import MailSystem
 
 if TYPE_CHECKING:
     from smtpmail.inbound.doors import Doors
 
-REPAIR_SECONDS = 60.0
-"""So often the scratch files of a shared spool are looked at."""
+REPAIR_SECONDS = 3600.0
+"""So often the scratch files of a shared spool are looked at, mailbox by mailbox."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 """Those that `_next_signal` returns."""
@@ -120,6 +121,8 @@ class Server:
         gc.freeze()
         # A child sees the end of this pipe when its parent is gone.
         lifeline, alive = os.pipe()
+        # A shared spool has no journal, and perhaps no local folder.
+        self._turns = Turns() if config.is_shared and processes > 1 else None
         processors = sorted(os.sched_getaffinity(0))
         with contextlib.suppress(OSError):
             # A thread that wakes can do nothing before the one at work pauses, and need not push it aside.
@@ -146,7 +149,7 @@ class Server:
             _settle(processors, 0)
         journal = 0 if journals else None
         system = MailSystem(
-            config, lambda item: self._runner.submit(item), journal, self._queue, self._failed_logins  # noqa: PLW0108
+            config, lambda item: self._runner.submit(item), journal, self._queue, self._failed_logins, self._turns  # noqa: PLW0108
         )  # fmt: skip
         self._runner = wiring.runner(config, system.queue, partial(receives, sockets), system.inspector.sign_again)
         front = self._front(system, sockets, Admission(config, counts, 0))
@@ -298,7 +301,9 @@ class Server:
         status = 1
         try:
             self._children = []
-            system = MailSystem(self._config, self._handover.put, journal, failed_logins=self._failed_logins)
+            system = MailSystem(
+                self._config, self._handover.put, journal, failed_logins=self._failed_logins, turns=self._turns
+            )
             front = self._front(system, sockets, admission)
             doors = system.doors(door_sockets, door_admission)
             system.read_users()

@@ -39,6 +39,7 @@ from smtpmail.spool.heartbeat import Heartbeat
 from smtpmail.spool.mailbox import MAX_STORED, Spool
 from smtpmail.spool.patience import Unresponsive
 from smtpmail.spool.queue import QueueStore
+from smtpmail.spool.turns import Turns
 from smtpmail.users.aliases import Aliases, AliasesUnreadable
 from smtpmail.users.blocked import BlockedFile
 from smtpmail.users.forwarding import Forwarding
@@ -59,6 +60,7 @@ class MailSystem:
 
     `queued` is told of each message that waits to leave. `journal`: the number of the process, if it is to have one.
     `queue`: the folder as the process that runs it has claimed it. `failed_logins`: those of all processes together.
+    `turns`: of the processes, where there is no journal to bring them.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class MailSystem:
         journal: int | None = None,
         queue: QueueStore | None = None,
         failed_logins: FailedLogins | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self.config = config
         self._failed_logins = failed_logins
@@ -79,6 +82,8 @@ class MailSystem:
             if journal is not None
             else None
         )
+        if turns is not None:
+            self.spool.turns = turns
         self._is_local = is_local = local_domains(config)
         # Bounces come to any of the hosts that share the mailboxes.
         keys = config.spool if config.is_shared else config.queue
@@ -179,7 +184,7 @@ class MailSystem:
         """What proves to a watchdog that mail could be committed; None where only other hosts could cure what hangs."""
         if not self.config.is_shared:
             return self.spool.heartbeat()
-        return None if self.config.is_queue_shared else Heartbeat(self.queue.path, self.queue.scratch)
+        return None if self.config.is_queue_shared else Heartbeat(self.queue.path)
 
     def gates(self, rates: Rates | None = None) -> dict[str, Gate]:
         """What decides about transactions, for each kind of listener; `rates` bounds who sends to the world."""

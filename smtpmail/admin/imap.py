@@ -82,7 +82,7 @@ def _serve(config: Config) -> None:
     os.umask(0o077)
     spool = Spool(config.spool, shared=config.is_shared)
     try:
-        account = Account(spool.path, spool.scratch, user)
+        account = Account(spool.path, user)
     except OSError as error:
         raise ConfigError(f"imap: cannot open the mailbox of {user}: {error}") from None
     ImapConnection(

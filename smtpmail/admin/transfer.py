@@ -121,7 +121,7 @@ def _open(settings: Config, name: str, folder: str, *, create: bool) -> Iterator
     owner = Owner(path if os.path.isdir(path) else spool.path)
     try:
         with owner():
-            account = Account(spool.path, spool.scratch, user)
+            account = Account(spool.path, user)
             try:
                 if create and folder.upper() != "INBOX" and not account.exists(folder):
                     with contextlib.suppress(FolderExists):

@@ -197,7 +197,7 @@ class Doors:
 
     def _open_account(self, user: str) -> Account:
         self._spool.check_mounted()
-        return Account(self._spool.path, self._spool.scratch, user, partial(self._spool.removing, user))
+        return Account(self._spool.path, user, partial(self._spool.removing, user))
 
     # -- devices
 

@@ -24,7 +24,7 @@ class Source(Protocol):
     def size(self) -> int:
         """Octets."""
 
-    def make_file(self, folder_fd: int, scratch: str, header: bytes) -> NewFile:
+    def make_file(self, folder: Folder, header: bytes) -> NewFile:
         """A file of `header` and the content in an open folder; the caller closes it. Raises OSError."""
 
     def parts(self, header: bytes) -> Sequence[bytes | bytearray] | None:
@@ -49,9 +49,9 @@ class StoredContent:
         self._offset = offset
         self.size = os.fstat(fd).st_size - offset
 
-    def make_file(self, folder_fd: int, scratch: str, header: bytes) -> NewFile:
+    def make_file(self, folder: Folder, header: bytes) -> NewFile:
         """See Source."""
-        file = NewFile(folder_fd, scratch)
+        file = NewFile(folder)
         try:
             write_all(file.fd, [header])
             copy_content(self._fd, self._offset, self.size, file.fd)
@@ -82,11 +82,10 @@ class Content:
     when it is whole, so each file that is made gets a copy of it, which the kernel makes.
     """
 
-    __slots__ = ("_buffer", "_file", "_owners", "_path", "_scratch", "size")
+    __slots__ = ("_buffer", "_file", "_owners", "_path", "size")
 
-    def __init__(self, path: str, scratch: str) -> None:
+    def __init__(self, path: str) -> None:
         self._path = path
-        self._scratch = scratch
         # Pieces are joined as they come: what they cost depends on their octets, not on their number.
         self._buffer = bytearray()
         self._file: NewFile | None = None
@@ -102,15 +101,15 @@ class Content:
             if self._file is None:
                 folder = Folder(self._path, follow=True)
                 try:
-                    self._file = NewFile(folder.fd, self._scratch)
+                    self._file = NewFile(folder)
                 finally:
                     folder.close()
             write_all(self._file.fd, [self._buffer])
             self._buffer = bytearray()
 
-    def make_file(self, folder_fd: int, scratch: str, header: bytes) -> NewFile:
+    def make_file(self, folder: Folder, header: bytes) -> NewFile:
         """See Source."""
-        file = NewFile(folder_fd, scratch)
+        file = NewFile(folder)
         try:
             if self._file is None:
                 write_all(file.fd, [header, self._buffer])

@@ -7,6 +7,7 @@ import ctypes
 import errno
 import itertools
 import os
+import re
 import socket
 import time
 from collections.abc import Sequence
@@ -84,13 +85,13 @@ def sync_file_system(fd: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def write_through(fd: int) -> None:
+def write_through(fd: int, device: int) -> None:
     """Returns when data that overwrites older data has left for the disk: with the next sync of anything it is durable.
 
-    Raises OSError.
+    `device`: the st_dev of its file system. Raises OSError.
     """
     # SYNC_FILE_RANGE_WAIT_BEFORE | WRITE | WAIT_AFTER; it flushes no cache of the disk, which costs the most of a sync.
-    if not _syncfs_works(os.fstat(fd).st_dev, fd) or _libc.sync_file_range(fd, _zero, _zero, 7) != 0:
+    if not _syncfs_works(device, fd) or _libc.sync_file_range(fd, _zero, _zero, 7) != 0:
         os.fdatasync(fd)
 
 
@@ -120,66 +121,83 @@ def free_octets(path: str) -> int:
 
 
 class NewFile:
-    """A new file in an open folder that has no name yet: if the program ends, it was never there.
+    """A new file for an open folder that has no name yet: if the program ends, it was never there.
 
-    Where the file system knows no files without a name (NFS), it has one in the hidden `scratch` folder until then.
-    The mode lets a default ACL of the folder decide; without one, the umask makes it the owner's alone.
+    Where the file system knows no files without a name (NFS, GlusterFS), it has one in the folder's own hidden SCRATCH
+    until then. The mode lets a default ACL of the folder decide; without one, the umask makes it the owner's alone.
     """
 
     __slots__ = ("_scratch", "_scratch_name", "fd")
 
     _number = itertools.count()
 
-    def __init__(self, folder_fd: int, scratch: str) -> None:
-        self._scratch: Folder | None = None
+    def __init__(self, folder: Folder) -> None:
+        """Raises OSError."""
+        self._scratch = -1
         self._scratch_name = ""
+        if folder.device in _without_nameless:
+            self._open_scratch(folder)
+            return
         try:
-            self.fd = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o660, dir_fd=folder_fd)
+            self.fd = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o660, dir_fd=folder.fd)
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):
                 raise
-            self._open_scratch(scratch)
+            _without_nameless.add(folder.device)
+            self._open_scratch(folder)
 
-    def _open_scratch(self, path: str) -> None:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(path, 0o700)
-        self._scratch = Folder(path)
+    def _open_scratch(self, folder: Folder) -> None:
+        self._scratch = os.dup(folder.scratch())
         try:
             while True:
                 self._scratch_name = f"{_kernel()}.{os.getpid()}.{next(self._number)}"
                 flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | SAFELY
                 with contextlib.suppress(FileExistsError):  # of a process before us that had our number
-                    self.fd = os.open(self._scratch_name, flags, 0o660, dir_fd=self._scratch.fd)
+                    self.fd = os.open(self._scratch_name, flags, 0o660, dir_fd=self._scratch)
                     return
         except BaseException:
-            self._scratch.close()
+            os.close(self._scratch)
             raise
 
     @property
     def has_scratch_name(self) -> bool:
         """Whether it can be seen in the scratch folder."""
-        return self._scratch is not None
+        return self._scratch_name != ""
 
-    def give_name(self, name: str, folder_fd: int) -> None:
-        """Puts the file into the folder. Raises FileExistsError when the name is taken."""
-        if self._scratch is None:
+    def give_name(self, name: str, folder_fd: int, *, replace: bool = False) -> None:
+        """Puts the file into the folder. Raises FileExistsError when the name is taken.
+
+        `replace`: a file of that name may be lost; whether it is depends on what costs less.
+        """
+        if not self._scratch_name:
             # Naming a descriptor itself (AT_EMPTY_PATH) would need a privilege; /proc needs none, linkat(2).
             source = f"/proc/self/fd/{self.fd}"
             os.link(source, name, src_dir_fd=folder_fd, dst_dir_fd=folder_fd, follow_symlinks=True)
+        elif replace:
+            os.rename(self._scratch_name, name, src_dir_fd=self._scratch, dst_dir_fd=folder_fd)
+            self._scratch_name = ""
         else:
-            os.link(self._scratch_name, name, src_dir_fd=self._scratch.fd, dst_dir_fd=folder_fd, follow_symlinks=False)
+            os.link(self._scratch_name, name, src_dir_fd=self._scratch, dst_dir_fd=folder_fd, follow_symlinks=False)
 
     def close(self) -> None:
         """Without a name given, the file is gone."""
         os.close(self.fd)
-        if self._scratch is not None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._scratch_name, dir_fd=self._scratch.fd)
-            self._scratch.close()
+        if self._scratch >= 0:
+            if self._scratch_name:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._scratch_name, dir_fd=self._scratch)
+            os.close(self._scratch)
+
+
+_without_nameless: set[int] = set()
+"""File systems (st_dev) that know no files without a name: asking costs a round trip each time."""
 
 
 SCRATCH_SECONDS = 24 * 3600.0
 """A file in the scratch folder that is older belongs to nobody any more, whichever host made it."""
+
+
+_WRITTEN_BY = re.compile(r"(.+-[0-9a-f]*-[0-9]*)\.([0-9]+)\.[0-9]+")
 
 
 @cache
@@ -193,37 +211,38 @@ def _kernel() -> str:
     return f"{socket.gethostname()}-{boot}-{namespace}"
 
 
-def clear_scratch(path: str) -> int:
-    """Removes what a crash left in the scratch folder; returns how many files. Raises OSError.
+def clear_scratch(folder: Folder, *, at_work: bool = False) -> int:
+    """Removes what a crash left in a folder's SCRATCH; returns how many files. Raises OSError.
 
     What another host is writing there is left alone: whether its process lives can be told only of one of this kernel.
+    `at_work`: this process may be writing, too; else a file that has its number was another one's before.
     """
     try:
-        scratch = Folder(path)
+        scratch = folder.scratch(make=False)
     except FileNotFoundError:
         return 0
     removed = 0
-    try:
-        for name in os.listdir(scratch.fd):
-            kernel, _, process = name.rpartition(".")[0].rpartition(".")
-            ours = kernel == _kernel() and process.isdigit()
-            if not ours:
-                useless = _is_needless(scratch, name)
-            else:
-                useless = int(process) == os.getpid() or not os.path.exists(f"/proc/{process}")
-            if useless:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(name, dir_fd=scratch.fd)
-                    removed += 1
-    finally:
-        scratch.close()
+    for name in os.listdir(scratch):
+        written_by = _WRITTEN_BY.fullmatch(name)
+        if written_by is None:
+            continue  # not one of this program's
+        kernel, process = written_by.groups()
+        if kernel != _kernel():
+            useless = _is_needless(scratch, name)
+        else:
+            own = int(process) == os.getpid()
+            useless = not at_work if own else not os.path.exists(f"/proc/{process}")
+        if useless:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=scratch)
+                removed += 1
     return removed
 
 
-def _is_needless(folder: Folder, name: str) -> bool:
+def _is_needless(folder: int, name: str) -> bool:
     """Whether a file of another host has its real name, or is old. With two names no reader would open it."""
     try:
-        status = os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
+        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
         return False
     return status.st_nlink > 1 or time.time() - status.st_mtime > SCRATCH_SECONDS

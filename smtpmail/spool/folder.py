@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -11,6 +12,9 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+SCRATCH = ".new"
+"""In a folder: files that are being written, where the file system knows none without a name."""
 
 SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 """No link is followed, and neither a FIFO, a device nor a lease of its owner makes us wait."""
@@ -22,12 +26,13 @@ class Folder:
     Raises OSError, with the path, when it is no folder; a link to one only counts with `follow`.
     """
 
-    __slots__ = ("_identity", "fd", "path")
+    __slots__ = ("_identity", "_scratch", "fd", "path")
 
     def __init__(self, path: str, *, follow: bool = False) -> None:
         self.path = path
         self.fd = -1
         self._identity: tuple[int, int] | None = None
+        self._scratch = -1
         flags = os.O_RDONLY | os.O_DIRECTORY | SAFELY
         self.fd = os.open(path, flags & ~os.O_NOFOLLOW if follow else flags)
 
@@ -44,12 +49,38 @@ class Folder:
         return self.identity[0]
 
     def close(self) -> None:
-        """Gives the descriptor back; a second time does nothing."""
+        """Gives the descriptors back; a second time does nothing."""
+        if self._scratch >= 0:
+            os.close(self._scratch)
+            self._scratch = -1
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
 
     __del__ = close
+
+    def scratch(self, *, make: bool = True) -> int:
+        """The descriptor of its folder SCRATCH, which is closed with this one. Raises OSError, FileNotFoundError.
+
+        What is made in there has the rights that the folder gives: a default ACL is handed down.
+        """
+        if self._scratch < 0:
+            try:
+                self._scratch = self._open_scratch(make=make)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, os.path.join(self.path, SCRATCH)) from None
+        return self._scratch
+
+    def _open_scratch(self, *, make: bool) -> int:
+        flags = os.O_RDONLY | os.O_DIRECTORY | SAFELY
+        try:
+            return os.open(SCRATCH, flags, dir_fd=self.fd)
+        except FileNotFoundError:
+            if not make:
+                raise
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(SCRATCH, 0o770, dir_fd=self.fd)
+        return os.open(SCRATCH, flags, dir_fd=self.fd)
 
     def is_in_place(self) -> bool:
         """Whether the path still leads to this folder."""

@@ -53,24 +53,19 @@ class _Nowhere(Unlocked):
 
 
 class _Beat(Draft):
-    __slots__ = ("_scratch",)
-
-    def __init__(self, target: _Nowhere, scratch: str) -> None:
-        super().__init__(target)
-        self._scratch = scratch
+    __slots__ = ()
 
     def write(self) -> None:
         self.folder = Folder(self.target.path)
-        self.file = NewFile(self.folder.fd, self._scratch)
+        self.file = NewFile(self.folder)
         os.write(self.file.fd, b"\n")
 
 
 class Heartbeat:
     """One for a spool. A disk that refuses (full, read-only) tells clients itself; one that hangs is found here."""
 
-    def __init__(self, spool: str, scratch: str) -> None:
+    def __init__(self, spool: str) -> None:
         self._target = _Nowhere(spool)
-        self._scratch = scratch
         self._thread: threading.Thread | None = None
 
     def beats(self) -> bool:
@@ -83,7 +78,7 @@ class Heartbeat:
 
     def _beat(self) -> None:
         with contextlib.suppress(OSError):
-            commit([_Beat(self._target, self._scratch)])
+            commit([_Beat(self._target)])
 
 
 class Pulses:

@@ -91,35 +91,42 @@ def locked(folder: Folder, give_up: float, *, create: bool = True) -> Iterator[i
 
 
 def _lock(folder: Folder, give_up: float, *, create: bool) -> int:
-    pause = 0.0002
-    while (lock := _try_lock(folder, create)) is None:
-        if is_over(give_up):
-            raise MailboxBusy(errno.EAGAIN, "the mailbox is locked by another program", folder.path)
-        time.sleep(pause)
-        pause = min(pause * 1.5, 0.02)
-    return lock
-
-
-def _try_lock(folder: Folder, create: bool) -> int | None:
-    """A descriptor of the lock file with the lock on it, None when another program has it.
+    """A descriptor of the lock file with the lock on it.
 
     A folder can't be opened for writing, so that lockf() on it fails: a file in it is locked.
     """
+    pause = 0.0002
+    lock = -1
     try:
-        lock = folder.open_file(LOCK, os.O_RDWR | (os.O_CREAT if create else 0))
-    except BlockingIOError:
-        return None  # its owner holds a lease
+        while True:
+            if lock < 0:
+                with contextlib.suppress(BlockingIOError):  # its owner holds a lease
+                    lock = folder.open_file(LOCK, os.O_RDWR | (os.O_CREAT if create else 0))
+            if lock >= 0 and _try(lock):
+                # Somebody may have removed the file between open and lock.
+                if folder.is_same(LOCK, lock):
+                    return lock
+                os.close(lock)
+                lock = -1
+            if is_over(give_up):
+                raise MailboxBusy(errno.EAGAIN, "the mailbox is locked by another program", folder.path)
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.02)
+    except BaseException:
+        if lock >= 0:
+            os.close(lock)
+        raise
+
+
+def _try(lock: int) -> bool:
+    """Locks an open file, unless another program has it locked. Raises OSError."""
     try:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Somebody may have removed the file between open and lock.
-        if folder.is_same(LOCK, lock):
-            return lock
     except OSError as error:
-        if error.errno not in (errno.EAGAIN, errno.EACCES):
-            os.close(lock)
-            raise
-    os.close(lock)
-    return None
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        raise
+    return True
 
 
 def noted_number(lock: int) -> int | None:
@@ -168,13 +175,13 @@ def unlock(lock: int) -> None:
     fcntl.lockf(lock, fcntl.LOCK_UN)
 
 
-def sync_number(lock: int, *, new: bool) -> None:
+def sync_number(lock: int, device: int, *, new: bool) -> None:
     """Sees to it that the noted number is durable with the names that are synced next; `new`: on its own, at once.
 
     So it is not given again even if its message is removed and the power fails: the names alone would not tell any
-    more. Raises OSError.
+    more. `device`: where it lies. Raises OSError.
     """
     if new:
         os.fsync(lock)
     else:
-        write_through(lock)
+        write_through(lock, device)

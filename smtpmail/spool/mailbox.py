@@ -34,8 +34,6 @@ from smtpmail.spool.sequences import SEQUENCES, Noted, add_unseen
 from smtpmail.spool.stock import StatusStock
 from smtpmail.spool.turns import Turns
 
-SCRATCH = ".new"
-
 LOCK_PATIENCE = 60.0
 """Seconds to wait for another program that holds the lock of a mailbox."""
 
@@ -217,7 +215,6 @@ class Spool:
         self._patience = Patience()
         self.journal: Journal | None = None
         """Carries the promise for new messages, where durability.py says so."""
-        self._scratch = os.path.join(self.path, SCRATCH)
         self._mutex = threading.Lock()
         self._well: dict[str, float] = {}
         self._mailboxes: weakref.WeakValueDictionary[str, Mailbox] = weakref.WeakValueDictionary()
@@ -234,11 +231,6 @@ class Spool:
         """Raises OSError when a shared spool is missing: below its mount point there are no mailboxes."""
         if self._place is not None:
             self._place.check_folder(self.path)
-
-    @property
-    def scratch(self) -> str:
-        """The folder of files that have no name yet, where the file system knows none."""
-        return self._scratch
 
     def mailbox(self, user: str, folder: str = "") -> Mailbox:
         """The mailbox of a user, or a folder in it: the same object for all threads that use it at a time.
@@ -269,7 +261,7 @@ class Spool:
 
     def content(self) -> Content:
         """Begins the content of a message for mailboxes."""
-        return Content(self.path, self._scratch)
+        return Content(self.path)
 
     def prepare(self, content: Source, copies: Sequence[Copy]) -> list[MailboxDraft]:
         """Copies of a message for mailboxes; commit.commit writes them and puts them there.
@@ -279,7 +271,7 @@ class Spool:
         if content.size * len(copies) > MAX_STORED and len(copies) > 1:
             why = f"{len(copies)} copies of {content.size} octets are too much for one transaction"
             raise OSError(errno.EFBIG, why)
-        return [MailboxDraft(self.mailbox(copy.user, copy.folder), content, copy, self._scratch) for copy in copies]
+        return [MailboxDraft(self.mailbox(copy.user, copy.folder), content, copy) for copy in copies]
 
     def store(self, content: Source, copies: Sequence[Copy], patience: float | None = None) -> list[MailboxDraft]:
         """Puts copies of a message into mailboxes, durably, each for itself; what could not be there has its `error`.
@@ -357,7 +349,7 @@ class Spool:
 
     def heartbeat(self) -> Heartbeat:
         """What proves to a watchdog that a delivery could be committed."""
-        return Heartbeat(self.path, self._scratch)
+        return Heartbeat(self.path)
 
     def free_octets(self) -> int:
         """Octets that the file system of the mailboxes still takes. Raises OSError."""
@@ -365,15 +357,22 @@ class Spool:
 
     def clear(self) -> int:
         """Removes scratch files that nobody needs; returns how many. Raises OSError."""
-        return clear_scratch(self._scratch)
+        return self._clear(self.path) + sum(self._at_each(self._clear))
 
     def repair(self) -> int:
         """Removes what a crash left behind; returns how many files. A mailbox that is broken is logged and left alone.
 
         Raises OSError when the spool itself can't be read.
         """
-        removed = self.clear()
         give_up = time.monotonic() + REPAIR_PATIENCE
+        return self.clear() + sum(self._at_each(lambda path: Mailbox(path).repair(give_up)))
+
+    def _clear(self, path: str) -> int:
+        with contextlib.closing(Folder(path, follow=path == self.path)) as folder:
+            return clear_scratch(folder, at_work=self.shared)
+
+    def _at_each(self, work: Callable[[str], int]) -> Iterator[int]:
+        """What is done at each mailbox, and at the folder of likely forgeries in it; one that is broken is left out."""
         with os.scandir(self.path) as entries:
             for entry in entries:
                 # Nobody's name begins with a dot, or has a plus sign: `lost+found`.
@@ -381,10 +380,9 @@ class Spool:
                     continue
                 try:
                     if entry.is_dir(follow_symlinks=False):
-                        removed += Mailbox(entry.path).repair(give_up)
+                        yield work(entry.path)
                         junk = os.path.join(entry.path, JUNK)
                         if os.path.isdir(junk) and not os.path.islink(junk):
-                            removed += Mailbox(junk).repair(give_up)
+                            yield work(junk)
                 except OSError as error:
                     log.warning("mailbox.skipped", mailbox=entry.path, error=str(error))
-        return removed

@@ -40,10 +40,10 @@ class MailboxDraft(Draft):
     """A message on its way into a mailbox, with its status."""
 
     __slots__ = (
-        "_content", "_header", "_scratch", "_status_is_durable", "mailbox", "number", "status", "subfolder", "user",
+        "_content", "_header", "_status_is_durable", "mailbox", "number", "status", "subfolder", "user",
     )  # fmt: skip
 
-    def __init__(self, mailbox: Mailbox, content: Source, copy: Copy, scratch: str) -> None:
+    def __init__(self, mailbox: Mailbox, content: Source, copy: Copy) -> None:
         super().__init__(mailbox)
         self.mailbox = mailbox
         self.user = copy.user
@@ -53,22 +53,21 @@ class MailboxDraft(Draft):
         """Its number when it is in the mailbox, 0 before."""
         self._content = content
         self._header = copy.header
-        self._scratch = scratch
         self._status_is_durable = False
 
     def write(self) -> None:
         journal = self.mailbox.journal
         self.folder = self.mailbox.open()
-        self.file = self._content.make_file(self.folder.fd, self._scratch, self._header)
+        self.file = self._content.make_file(self.folder, self._header)
         if journal is not None and journal.takes(self.folder.device, len(self._header) + self._content.size):
             self.parts = self._content.parts(self._header)
         if self.parts is None:
-            self.status, self._status_is_durable = self.mailbox.stock.take(self.folder, self._scratch)
+            self.status, self._status_is_durable = self.mailbox.stock.take(self.folder)
 
     def leave_journal(self) -> None:
         super().leave_journal()
         if self.status is None and self.folder is not None:
-            self.status = self.mailbox.stock.make(self.folder, self._scratch)
+            self.status = self.mailbox.stock.make(self.folder)
 
     @property
     def unsynced(self) -> list[NewFile]:
@@ -99,6 +98,10 @@ class MailboxDraft(Draft):
         try:
             if before:
                 os.rename(before, name, src_dir_fd=folder, dst_dir_fd=folder)
+                return name
+            if self.status is not None and self.status.has_scratch_name:
+                # What a crash has left is lost: we hold the lock, so nobody is at work on it.
+                self.status.give_name(name, folder, replace=True)
                 return name
             with contextlib.suppress(FileExistsError):
                 self._make_status(name, folder)
@@ -183,7 +186,7 @@ class Numbering:
                 self._mailbox.note_lost(self._folder, others, self._give_up)
             if not recorded:
                 unlock(self._lock)
-                sync_number(self._lock, new=self._first_time)
+                sync_number(self._lock, self._folder.device, new=self._first_time)
         missing = [number for number in self._expected if number not in given]
         if not recorded or not missing:
             return []

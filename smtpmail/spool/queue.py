@@ -30,8 +30,6 @@ from smtpmail.spool.patience import Patience
 from smtpmail.spool.record import Kind, Record
 from smtpmail.spool.replay import REMOVED_LINE
 
-SCRATCH = ".new"
-
 STAGING = ".adopting"
 """Messages of another host's queue on their way into this one (adoption.py)."""
 __all__ = ["QueueDraft", "QueueError", "QueueStore"]
@@ -58,7 +56,7 @@ class QueueDraft(Draft):
 
     def write(self) -> None:
         self.folder = self._store.open_folder()
-        self.file = self._content.make_file(self.folder.fd, self._store.scratch, self._header)
+        self.file = self._content.make_file(self.folder, self._header)
         journal = self._store.journal
         if journal is not None and journal.takes(self.folder.device, len(self._header) + self._content.size):
             self.parts = self._content.parts(self._header)
@@ -102,7 +100,6 @@ class QueueStore(Unlocked):
         self.shared = shared
         self._patience = Patience()
         self._claim = -1
-        self.scratch = os.path.join(self.path, SCRATCH)
         self.journal: Journal | None = None
         """Carries the promise for what happens here, where durability.py says so."""
         self._flush_lock = threading.Lock()
@@ -114,7 +111,7 @@ class QueueStore(Unlocked):
 
     def content(self) -> Content:
         """Begins the content of a message that goes only into the queue."""
-        return Content(self.path, self.scratch)
+        return Content(self.path)
 
     def prepare(self, content: Content, item: Item, header: bytes) -> QueueDraft:
         """A message, `header` before its content; commit.commit writes it and puts it into the queue."""
@@ -289,7 +286,8 @@ class QueueStore(Unlocked):
 
     def repair(self) -> int:
         """Removes what a crash left behind, if its name is one of ours; returns how many files. Raises OSError."""
-        removed = clear_scratch(self.scratch)
+        with contextlib.closing(Folder(self.path, follow=True)) as folder:
+            removed = clear_scratch(folder)
         staged: set[str] = set()
         with contextlib.suppress(FileNotFoundError):
             staged.update(os.listdir(os.path.join(self.path, STAGING)))

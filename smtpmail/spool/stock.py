@@ -26,7 +26,7 @@ class StatusStock:
         self._made_for: object = None
         self._looked_at = -SECONDS
 
-    def take(self, folder: Folder, scratch: str) -> tuple[NewFile, bool]:
+    def take(self, folder: Folder) -> tuple[NewFile, bool]:
         """A status file, which the caller closes, and whether it is durable. Raises OSError.
 
         Only a mailbox that gets a message after the other has a stock: one of a thousand recipients does not.
@@ -40,15 +40,15 @@ class StatusStock:
             if self._files:
                 return self._files.pop(), True
         if not in_use:
-            return _new(folder, scratch), False
-        first, *more = self._make(folder, scratch)
+            return _new(folder), False
+        first, *more = self._make(folder)
         with self._lock:
             self._files += more
         return first, True
 
-    def make(self, folder: Folder, scratch: str) -> NewFile:
+    def make(self, folder: Folder) -> NewFile:
         """A single one, not durable. Raises OSError."""
-        return _new(folder, scratch)
+        return _new(folder)
 
     def _look_at(self, folder: Folder) -> None:
         """Drops the stock when the folder is another one, or gives its files other rights now."""
@@ -58,12 +58,12 @@ class StatusStock:
             self._clear()
             self._made_for = made_for
 
-    def _make(self, folder: Folder, scratch: str) -> list[NewFile]:
+    def _make(self, folder: Folder) -> list[NewFile]:
         files: list[NewFile] = []
         try:
             # A file that has a name in the scratch folder must not lie there in stock.
             while len(files) < self.SIZE and not (files and files[0].has_scratch_name):
-                files.append(_new(folder, scratch))
+                files.append(_new(folder))
             for error in sync_files(files):
                 if error is not None:
                     raise error
@@ -81,8 +81,8 @@ class StatusStock:
     __del__ = _clear
 
 
-def _new(folder: Folder, scratch: str) -> NewFile:
-    file = NewFile(folder.fd, scratch)
+def _new(folder: Folder) -> NewFile:
+    file = NewFile(folder)
     try:
         os.write(file.fd, STATUS_OF_NEW)
     except BaseException:

@@ -17,13 +17,16 @@ FILE = ".turns"
 
 
 class Turns:
-    """One for each process, over the same file."""
+    """One for each process, over the same file; or one in memory, made before the processes part."""
 
-    def __init__(self, folder: str) -> None:
-        """`folder` is the server's own. Raises OSError."""
+    def __init__(self, folder: str | None = None) -> None:
+        """`folder` is the server's own, on a local disk. Raises OSError."""
         self._fd = -1
         # Open as long as this is in use: to close any descriptor of it gives up every turn of the process.
-        self._fd = os.open(os.path.join(folder, FILE), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        if folder is None:
+            self._fd = os.memfd_create("turns")
+        else:
+            self._fd = os.open(os.path.join(folder, FILE), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
     @contextlib.contextmanager
     def at(self, place: str) -> Iterator[None]:

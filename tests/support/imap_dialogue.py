@@ -49,9 +49,7 @@ class ImapDialogue:
             self.executor.close()
 
     def _open(self) -> None:
-        self.executor = Executor(
-            Account(str(self._spool), str(self._spool / ".new"), self._user), self.session.enabled, self._max_size
-        )
+        self.executor = Executor(Account(str(self._spool), self._user), self.session.enabled, self._max_size)
 
     def send(self, data: bytes | str) -> bytes:
         """What is answered to some input."""

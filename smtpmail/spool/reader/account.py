@@ -77,7 +77,6 @@ class Account:
     def __init__(
         self,
         spool: str,
-        scratch: str,
         user: str,
         removing: Callable[[str, Sequence[int]], AbstractContextManager[object]] = lambda _, __: unrecorded(()),
     ) -> None:
@@ -89,7 +88,6 @@ class Account:
                 os.mkdir(path, 0o700)
             self._root = Folder(path)
         self.user = user
-        self._scratch = scratch
         self._removing = removing
         self._root_lock = FolderLock(self._root)
 
@@ -114,12 +112,12 @@ class Account:
         if not way:
             root = open_below(self._root, ".")
             root.path = self._root.path
-            return MailFolder(root, self._scratch, self._deleted_validity, partial(self._removing, ""))
+            return MailFolder(root, self._deleted_validity, partial(self._removing, ""))
         folder = self._open(way)
         if folder.exists(NO_SELECT) or way == [INBOX]:
             folder.close()
             raise NoSuchFolder(name)
-        return MailFolder(folder, self._scratch, self._deleted_validity, partial(self._removing, "/".join(way)))
+        return MailFolder(folder, self._deleted_validity, partial(self._removing, "/".join(way)))
 
     def exists(self, name: str) -> bool:
         """Whether there is a folder of that name that can be opened."""

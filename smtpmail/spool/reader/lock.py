@@ -42,4 +42,4 @@ class Numbers:
     def note(self, number: int, *, durable: bool = False) -> None:
         """Notes the last number given; `durable` when no name is left to tell it after a power cut."""
         note_number(self._fd, number)
-        sync_number(self._fd, new=durable)
+        sync_number(self._fd, self._folder.device, new=durable)

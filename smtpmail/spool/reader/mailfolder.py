@@ -77,12 +77,10 @@ class MailFolder:
     def __init__(
         self,
         folder: Folder,
-        scratch: str,
         validity_above: Callable[[], int] = lambda: 0,
         removing: Removing = unrecorded,
     ) -> None:
         self.folder = folder
-        self._scratch = scratch
         self._lock = FolderLock(folder)
         self._validity_above = validity_above
         self._removing = removing
@@ -307,7 +305,7 @@ class MailFolder:
 
     def new_file(self) -> NewFile:
         """A file for a message that will be put into this folder. Raises OSError."""
-        return NewFile(self.folder.fd, self._scratch)
+        return NewFile(self.folder)
 
     def add(self, messages: Sequence[NewMessage]) -> None:
         """Puts messages into the folder, all or none, and sets their numbers. Raises OSError."""

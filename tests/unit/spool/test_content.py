@@ -19,12 +19,12 @@ from smtpmail.spool.folder import Folder
 
 def written(path: Path, pieces: Iterator[bytes]) -> bytes:
     """What a file of these pieces has behind its header."""
-    content = Content(str(path), str(path / ".new"))
+    content = Content(str(path))
     folder = Folder(str(path))
     try:
         for piece in pieces:
             content.write(piece)
-        file = content.make_file(folder.fd, str(path / ".new"), b"X: y\n")
+        file = content.make_file(folder, b"X: y\n")
         try:
             size = os.fstat(file.fd).st_size
             assert size == content.size + 5
@@ -72,7 +72,7 @@ def test_memory_is_what_it_holds(tmp_path: Path, size: int) -> None:
     piece = b"x" * size
     tracemalloc.start()
     try:
-        content = Content(str(tmp_path), str(tmp_path / ".new"))
+        content = Content(str(tmp_path))
         for _ in range(MEMORY_LIMIT // size):
             content.write(piece)
         held = tracemalloc.get_traced_memory()[0]
@@ -83,7 +83,7 @@ def test_memory_is_what_it_holds(tmp_path: Path, size: int) -> None:
 
 
 def test_a_large_one_is_not_held(tmp_path: Path) -> None:
-    content = Content(str(tmp_path), str(tmp_path / ".new"))
+    content = Content(str(tmp_path))
     tracemalloc.start()
     try:
         for _ in range(400):

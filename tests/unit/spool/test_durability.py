@@ -334,7 +334,7 @@ def test_what_a_reader_removed_does_not_come_back(place: Place, folder: str) -> 
     """IMAP's EXPUNGE, of a message whose record is still in the journal; its number is not given again."""
     for _ in range(3):
         deliver(place.spool, "bob", folder=folder)
-    account = Account(str(place.path), place.spool.scratch, "bob", partial(place.spool.removing, "bob"))
+    account = Account(str(place.path), "bob", partial(place.spool.removing, "bob"))
     opened = account.open(folder or "INBOX")
     try:
         opened.refresh()

@@ -40,7 +40,7 @@ def test_a_reader_does_not_drop_the_lock_of_a_delivery(tmp_path: Path, name: str
     spool = Spool(str(tmp_path))
     mailbox = spool.mailbox("bob", "" if name == "INBOX" else name)
     mailbox.open().close()
-    account = Account(str(tmp_path), spool.scratch, "bob")
+    account = Account(str(tmp_path), "bob")
     folder = Folder(mailbox.path)
     with locked(folder, time.monotonic() + 1), ThreadPoolExecutor(1) as threads:
         opened = threads.submit(account.open, name).result()
@@ -70,7 +70,7 @@ def test_threads_by_two_paths(tmp_path: Path) -> None:
 def test_deliveries_and_readers_in_junk(tmp_path: Path) -> None:
     """Numbers are unique though many threads put messages into one folder by both ways."""
     spool = Spool(str(tmp_path))
-    account = Account(str(tmp_path), spool.scratch, "bob")
+    account = Account(str(tmp_path), "bob")
     account.create("Junk")
     given: list[int] = []
     lock = threading.Lock()

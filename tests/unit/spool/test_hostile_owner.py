@@ -402,13 +402,14 @@ def without_nameless_files(monkeypatch: pytest.MonkeyPatch) -> None:
         return original(path, flags, *more, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(files, "_without_nameless", set())
 
 
 def test_scratch_names(spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without_nameless_files(monkeypatch)
     for n in range(2, 6):
         assert deliver(spool, "bob", "carol", content=b"x" * 300_000 * (n % 2)) == [n, n]
-    assert list((tmp_path / ".new").iterdir()) == []
+    assert [list((tmp_path / name).iterdir()) for name in (".new", "bob/.new", "carol/.new")] == [[], [], []]
     assert visible(tmp_path / "bob") == with_status(range(1, 6))
 
 
@@ -416,19 +417,19 @@ def test_scratch_names(spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_scratch_that_others_prepared(
     spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: str
 ) -> None:
-    """A spool that everybody may write to: a link there is not followed, a name that is taken is left alone."""
+    """A link there is not followed, a name that is taken is left alone."""
     without_nameless_files(monkeypatch)
     if planted == "link":
-        (tmp_path / ".new").symlink_to("carol")
+        (tmp_path / "bob/.new").symlink_to("../carol")
         carols = snapshot(tmp_path / "carol")
         with pytest.raises(OSError, match="new"):
             deliver(spool, "bob")
         assert snapshot(tmp_path / "carol") == carols
         return
-    (tmp_path / ".new").mkdir()
+    (tmp_path / "bob/.new").mkdir()
     following = int(repr(NewFile._number).strip("count()"))
     for number in range(following, following + 5):
-        (tmp_path / f".new/{files._kernel()}.{os.getpid()}.{number}").symlink_to("../carol/1")
+        (tmp_path / f"bob/.new/{files._kernel()}.{os.getpid()}.{number}").symlink_to("../../carol/1")
     assert deliver(spool, "bob") == [2]
     assert (tmp_path / "carol/1").read_bytes().endswith(b"Subject: x\n\nx\n")
 

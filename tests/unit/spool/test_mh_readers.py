@@ -30,7 +30,7 @@ class Box:
         self.path = path / "bob"
         for _ in range(5):
             deliver(self.spool, "bob")
-        self.account = Account(str(path), self.spool.scratch, "bob")
+        self.account = Account(str(path), "bob")
 
     def open(self) -> MailFolder:
         return self.account.open("INBOX")

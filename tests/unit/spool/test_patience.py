@@ -135,7 +135,7 @@ def test_a_missing_mount_is_no_spool(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_shared_content_outlives_who_made_it(tmp_path: Path) -> None:
-    content = Content(str(tmp_path), str(tmp_path / ".new"))
+    content = Content(str(tmp_path))
     content.write(b"the content")
     (tmp_path / "file").write_bytes(b"headerthe content")
     with open(tmp_path / "file", "rb") as file:
@@ -143,7 +143,7 @@ def test_a_shared_content_outlives_who_made_it(tmp_path: Path) -> None:
     content.close()
     folder = Folder(str(tmp_path))
     for source in shared:
-        new = source.make_file(folder.fd, str(tmp_path / ".new"), b"X: y\n")
+        new = source.make_file(folder, b"X: y\n")
         source.close()
         assert os.pread(new.fd, 100, 0) == b"X: y\nthe content"
         new.close()
