@@ -43,7 +43,7 @@ from smtpmail.spool.turns import Turns
 from smtpmail.users.aliases import Aliases, AliasesUnreadable
 from smtpmail.users.blocked import BlockedFile
 from smtpmail.users.forwarding import Forwarding
-from smtpmail.users.own import Own
+from smtpmail.users.own import Missing, Own
 from smtpmail.users.routing import LocalDomains, Router
 from smtpmail.users.users import Users, UsersUnreadable
 
@@ -90,6 +90,7 @@ class MailSystem:
         forwarding = Forwarding(keys, config.origin, is_local)
         self.aliases = Aliases(config.aliases, _aliases_changed) if config.aliases else None
         self.blocked = BlockedFile(config.blocked, _blocked_changed) if config.blocked else None
+        missing = Missing() if config.is_shared else None
         self.routers = {
             kind: Router(
                 is_local,
@@ -97,7 +98,7 @@ class MailSystem:
                 may_relay=kind != "network",
                 aliases=self.aliases,
                 forwarding=forwarding,
-                own=partial(own_of, config),
+                own=partial(own_of, config, missing=missing),
             )
             for kind in ("loopback", "network", "submission")
         }
@@ -263,9 +264,9 @@ def local_domains(config: Config) -> LocalDomains:
     return LocalDomains([*config.domains, config.hostname, "localhost"], is_own_address)
 
 
-def own_of(config: Config, user: str) -> Own:
+def own_of(config: Config, user: str, missing: Missing | None = None) -> Own:
     """What a user decides about their mail."""
-    return Own(os.path.join(config.spool, user))
+    return Own(os.path.join(config.spool, user), missing)
 
 
 def _aliases_changed(count: int, complaints: list[str]) -> None:

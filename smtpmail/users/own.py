@@ -7,6 +7,7 @@ without end, and no text of it reaches the log (it might be a file that its owne
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 
 from smtpmail.mail.address import Address
@@ -54,14 +55,35 @@ def parse_forward(text: str) -> Forward:
     return Forward(tuple(targets[:MAX_TARGETS]), tuple(complaints))
 
 
+class Missing:
+    """Files that were not there a moment ago, on a file system of other hosts: to look costs round trips each time."""
+
+    SECONDS = 1.0
+    MOST = 10_000
+
+    def __init__(self) -> None:
+        self._since: dict[str, float] = {}
+
+    def has(self, path: str) -> bool:
+        """Whether it was so within the last SECONDS."""
+        return time.monotonic() - self._since.get(path, -self.SECONDS) < self.SECONDS
+
+    def note(self, path: str) -> None:
+        """It is not there now."""
+        if len(self._since) >= self.MOST:
+            self._since.clear()
+        self._since[path] = time.monotonic()
+
+
 class Own:
     """What the user of a mailbox folder decides about its mail; each file is read when it is asked for."""
 
-    __slots__ = ("_mailbox",)
+    __slots__ = ("_mailbox", "_missing")
 
-    def __init__(self, mailbox: str) -> None:
+    def __init__(self, mailbox: str, missing: Missing | None = None) -> None:
+        """`mailbox`: the path of the folder. With `missing`, what was not there is not looked for again at once."""
         self._mailbox = mailbox
-        """The path of the folder."""
+        self._missing = missing
 
     @property
     def forward(self) -> Forward | None:
@@ -87,7 +109,12 @@ class Own:
 
     def _read(self, name: str) -> str | None:
         """The text of a file in the folder, None when there is none. Raises OSError, FileUnusable."""
-        if not os.path.lexists(os.path.join(self._mailbox, name)):
+        path = os.path.join(self._mailbox, name)
+        if self._missing is not None and self._missing.has(path):
+            return None
+        if not os.path.lexists(path):
+            if self._missing is not None:
+                self._missing.note(path)
             return None  # as almost always: one look instead of three calls
         try:
             folder = os.open(self._mailbox, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -185,10 +185,12 @@ class Found:
     """What is in the mailboxes."""
 
     stored: int = 0
+    lost: int = 0
+    doubled: int = 0
     gaps: int = 0
 
     def __str__(self) -> str:
-        return f"{self.stored} stored, {self.gaps} gaps"
+        return f"{self.stored} stored, {self.lost} lost, {self.doubled} doubled, {self.gaps} gaps"
 
 
 class Mailboxes:
@@ -213,8 +215,10 @@ class Mailboxes:
             assert not gone, f"{user}: gone: {gone[:9]}"
             self._known.update({(user, n): token for n, token in tokens.items()})
             lost = self._book.accepted[user] - set(tokens.values())
-            assert not lost, f"{user}: accepted and lost: {sorted(lost)[:9]}"
             doubled = [token for token, count in Counter(tokens.values()).items() if count > 1]
+            found.lost += len(lost)
+            found.doubled += len(doubled)
+            assert not lost, f"{user}: accepted and lost: {sorted(lost)[:9]}"
             assert not doubled, f"{user}: stored twice: {doubled[:9]}"
             found.stored += len(numbers)
             found.gaps += (numbers[-1] if numbers else 0) - len(numbers)

@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import random
 import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from support.server import wait_until
@@ -88,8 +89,12 @@ Crash = Callable[[Volume, Node, random.Random], None]
 
 @pytest.mark.parametrize("crash", [kill_server, kill_mount, kill_brick, cut_network])
 def test_crashes_under_load(whole: Volume, node: Start, crash: Crash) -> None:
+    endure(whole, [node("mx1"), node("mx2")], crash)
+
+
+def endure(whole: Volume, nodes: Sequence[Node], crash: Crash) -> None:
+    """Crashes while clients of both hosts send, and mail flows again on both; counted after each round."""
     rng = random.Random(SEED)
-    nodes = [node("mx1"), node("mx2")]
     for each in nodes:
         each.start()
     book = Book()
@@ -106,6 +111,55 @@ def test_crashes_under_load(whole: Volume, node: Start, crash: Crash) -> None:
         found = mailboxes.check(other.host)
         tell(f"{crash.__name__} {round_ + 1}", book, found)
     assert not [e for each in nodes for e in (each.server.events if each.server else []) if "exception" in e]
+
+
+def at_once(crash: Crash) -> Crash:
+    """The same on the other host at the same moment."""
+
+    def both(volume: Volume, node: Node, rng: random.Random) -> None:
+        others = [n for n in NODES if n is not node]
+        threads = [threading.Thread(target=crash, args=(volume, n, random.Random(rng.random()))) for n in others]
+        for thread in threads:
+            thread.start()
+        crash(volume, node, rng)
+        for thread in threads:
+            thread.join(240)
+            assert not thread.is_alive()
+
+    both.__name__ = f"both_{crash.__name__}"
+    return both
+
+
+def kill_bricks(volume: Volume, node: Node, rng: random.Random) -> None:
+    """Two of three: nobody may write, until they are back."""
+    for host in volume.hosts[:2]:
+        volume.kill_brick(host)
+    time.sleep(rng.uniform(0.5, 2))
+    volume.restart_bricks()
+
+
+def kill_all_kinds(volume: Volume, node: Node, rng: random.Random) -> None:
+    """The server of one host, the mount of the other one, and the arbiter."""
+    (other,) = [n for n in NODES if n is not node]
+    volume.kill_brick(volume.hosts[2])
+    volume.kill_mount(other.host)
+    node.kill()
+    time.sleep(rng.uniform(0, 0.5))
+    volume.mount(other.host)
+    node.start()
+    volume.restart_bricks()
+
+
+NODES: list[Node] = []
+"""Those of the test that runs."""
+
+BOTH = [kill_all_kinds] if ROUNDS == 1 else [kill_all_kinds, kill_bricks, at_once(kill_server), at_once(kill_mount)]
+
+
+@pytest.mark.parametrize("crash", BOTH, ids=lambda crash: crash.__name__)
+def test_on_both_sides_at_once(whole: Volume, node: Start, crash: Crash) -> None:
+    NODES[:] = [node("mx1"), node("mx2")]
+    endure(whole, NODES, crash)
 
 
 def test_both_servers_at_once(whole: Volume, node: Start) -> None:

@@ -11,7 +11,7 @@ import pytest
 from smtpmail.mail.address import NULL_PATH, Address, parse_address
 from smtpmail.users.alias_syntax import Target
 from smtpmail.users.blocked import BlockedFile, parse_blocked
-from smtpmail.users.own import MAX_TARGETS, Forward, Own, parse_forward
+from smtpmail.users.own import MAX_TARGETS, Forward, Missing, Own, parse_forward
 
 
 def test_forward(tmp_path: Path) -> None:
@@ -132,3 +132,15 @@ def test_blocked_file(tmp_path: Path) -> None:
     assert not file.has(spam)
     assert file.has(Address("a", "other.example"))
     assert told == [(1, []), (1, []), (1, ["cannot read it: No such file or directory"])]
+
+
+def test_what_is_missing_is_not_looked_for_at_once_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a look costs round trips: the file counts a second later; one that is there is read each time."""
+    own = Own(str(tmp_path), Missing())
+    assert own.forward is None
+    (tmp_path / ".forward").write_text("a@example.net\n")
+    assert own.forward is None
+    monkeypatch.setattr(Missing, "SECONDS", 0.0)
+    assert own.forward is not None and len(own.forward.targets) == 1
+    (tmp_path / ".forward").write_text("a@example.net, b@example.net\n")
+    assert own.forward is not None and len(own.forward.targets) == 2
