@@ -141,7 +141,7 @@ def test_a_mount_that_hangs_holds_nothing_else(whole: Volume, node: Start) -> No
         server = first.start()
         assert first.say("bob@dom.fr")[0] == 250
         with hanging(whole, whole.hosts[0]):
-            code, text = first.say("bob@dom.fr", timeout=60)
+            code, text = first.say("bob@dom.fr", timeout=120)
             assert code == 451, text
             started = time.monotonic()
             assert first.say("bob@dom.fr", timeout=60)[0] == 451
@@ -152,7 +152,7 @@ def test_a_mount_that_hangs_holds_nothing_else(whole: Volume, node: Start) -> No
         server.wait_event("spool.answers", 60)
         wait_until(lambda: first.say("bob@dom.fr")[0] == 250, 60)
         with hanging(whole, whole.hosts[0]):
-            first.say("bob@dom.fr", timeout=60)
+            first.say("bob@dom.fr", timeout=120)
             started = time.monotonic()
             assert server.stop() == 0
             assert time.monotonic() - started < 45
