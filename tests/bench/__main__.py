@@ -27,6 +27,7 @@ from tests.bench import (
     signed,
 )
 from tests.bench.measure import Result
+from tests.bench.paste import paste
 from tests.bench.servers import USERS, BenchError, Postfix, Server, Smtpmail, free_port, require_programs
 from tests.bench.work import CONTRACT, GROWTH, MILLION, PEERS, SESSIONS, SIZES, Work
 
@@ -71,9 +72,14 @@ Results = dict[Work, dict[str, list[Result]]]
 @click.option(
     "--picture", type=click.Path(dir_okay=False, path_type=Path), help="The file (SVG) that shows how the cost grows."
 )  # fmt: skip
+@click.option(
+    "--into", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A Markdown file that gets the tables, between `<!-- bench: KIND -->` and `<!-- bench: end -->`.",
+)  # fmt: skip
 def main(
     rounds: int, messages: int | None, only: Sequence[str], everything: bool, row: Sequence[str], parent: Path | None,
     image_dir: Path, option: Sequence[str], without_postfix: bool, keep: bool, markdown: bool, picture: Path | None,
+    into: Path | None,
 ) -> None:  # fmt: skip
     """Measures smtpmail and Postfix side by side on the same disk in one run.
 
@@ -95,7 +101,10 @@ def main(
                     parts.append(f"disk: {place.what} ({report.file_system(folder)})")
                 bench = Bench(folder, rounds, messages, row, option, without_postfix=without_postfix)
                 try:
-                    parts += bench.run(kind, markdown=markdown, picture=picture)
+                    tables = bench.run(kind, markdown=markdown or into is not None, picture=picture)
+                    parts += tables
+                    if into is not None and not paste(into, kind, parts[0], tables):
+                        click.echo(f"{into} has no place for {kind}", err=True)
                 except BenchError as error:
                     failure = error  # what was measured before is worth seeing
                     parts += bench.unfinished(markdown=markdown)
