@@ -53,7 +53,7 @@ def parse_key(text: str) -> Key:
         raise UpdateFailed('the key file must read: key "NAME" { algorithm hmac-sha256; secret "..."; };')
     algorithm = fields["algorithm"].lower().rstrip(".")
     if algorithm not in ALGORITHMS:
-        raise UpdateFailed(f"the algorithm of the key is {algorithm}; one of {', '.join(ALGORITHMS)} is wanted")
+        raise UpdateFailed(f"the algorithm of the key is {algorithm}; it must be one of {', '.join(ALGORITHMS)}")
     try:
         secret = base64.b64decode(fields["secret"], validate=True)
     except binascii.Error:
