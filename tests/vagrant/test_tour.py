@@ -35,6 +35,10 @@ SHOWN = [
     r"is empty",
     r"^10 mail\.dom\.fr\.\n2001:db8::10\nmail\.dom\.fr\.\n$",
     r"reverse",
+    r"PREAUTH(.*\n)*.* EXISTS",
+    r"Password: ",
+    r"bob +phone",
+    r"phone of bob is removed",
 ]
 
 
