@@ -16,6 +16,9 @@ from smtpmail.mail.head import header_of
 LOOK_SECONDS = 5.0
 """So often it is looked whether the keys that sign are still there: a rotation needs nobody to tell the server."""
 
+LOOK_PATIENCE = 1.0
+"""Seconds that a message waits for that: the keys may lie on a file system of several hosts, and that one may hang."""
+
 
 class CannotSign(Exception):
     """A message that should be signed can't be: one line for people."""
@@ -33,6 +36,7 @@ class Signer:
         self._keys: dict[str, list[Key]] | None = None
         self._errors: dict[str, str] = {}
         self._next_look = 0.0
+        self._look: threading.Thread | None = None
         self.required = required
 
     def reload(self) -> tuple[list[Key], list[str]]:
@@ -59,14 +63,23 @@ class Signer:
         return [key for found in keys.values() for key in found], complaints
 
     def is_outdated(self) -> bool:
-        """Whether a key that signs is no longer in its place: another one signs now. Looks every LOOK_SECONDS."""
+        """Whether a key that signs is no longer in its place: another one signs now. Looks every LOOK_SECONDS.
+
+        Not as long as that can't be told: a look that hangs is left alone.
+        """
         now = time.monotonic()
+        gone: list[bool] = []
         with self._lock:
-            if self._keys is None or now < self._next_look:
+            if self._keys is None or now < self._next_look or (self._look is not None and self._look.is_alive()):
                 return False
             self._next_look = now + LOOK_SECONDS
             keys = [key for found in self._keys.values() for key in found]
-        return not all(map(self._folder.has, keys))
+            self._look = look = threading.Thread(
+                target=lambda: gone.append(not all(map(self._folder.has, keys))), name="keys", daemon=True
+            )
+        look.start()
+        look.join(LOOK_PATIENCE)
+        return any(gone)
 
     def keys_for(self, header: Sequence[Field], *, own: bool) -> list[Key]:
         """The keys for a message; none for one whose author is no concern of ours.

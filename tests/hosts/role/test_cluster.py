@@ -56,7 +56,7 @@ def test_the_ports_are_for_the_hosts_alone(render: Render, template: str, tmp_pa
     assert "ip saddr 192.0.2.11" in text and "ip saddr 192.0.2.12" in text and "ip6 saddr 2001:db8::13" in text
     if template == "cluster.nft":
         accepts = text.rindex("accept")
-        assert re.search(r"tcp dport \{ 24007-24008, 49152-49251 \} drop", text[accepts:])
+        assert re.search(r"tcp dport \{ 24007-24008, 49152-60999 \} drop", text[accepts:])
     else:
         assert not re.search(r"^ *tcp dport \{[^}]*24007", text, re.MULTILINE), "open to the world"
     nft = shutil.which("nft", path="/usr/sbin:/sbin:/usr/bin")
@@ -66,6 +66,14 @@ def test_the_ports_are_for_the_hosts_alone(render: Render, template: str, tmp_pa
             [nft, "--check", "--file", tmp_path / "rules"], capture_output=True, text=True, check=False
         )
         assert done.returncode == 0 or "Operation not permitted" in done.stderr, done.stderr
+
+
+def test_the_mount_waits_for_the_volume(render: Render) -> None:
+    """It is tried once: after a power cut the others may not be up yet."""
+    unit = render("smtpmail-volume.service", **GIVEN)
+    assert "until mount -t glusterfs localhost:/mail" in unit and "TimeoutStartSec=infinity" in unit
+    tasks = (ROLE / "tasks/cluster.yml").read_text()
+    assert "nofail" in tasks and "x-systemd.requires=smtpmail-volume.service" in tasks
 
 
 def test_the_rules_are_there_before_glusterfs(render: Render) -> None:
@@ -102,3 +110,31 @@ def test_an_arbiter_is_no_mail_server() -> None:
     tasks = yaml.safe_load((ROLE / "tasks/main.yml").read_text())
     (mail,) = [task for task in tasks if task["name"] == "Make the host a mail server"]
     assert "smtpmail_cluster.arbiter" in mail["when"]
+
+
+def test_the_hosts_know_each_other_without_dns(value: Value) -> None:
+    given = GIVEN | {
+        "inventory_hostname": "mx1",
+        "hostvars": HOSTS | {"mx2": {**HOSTS["mx2"], "smtpmail_hostname": "mx2.dom.fr"}},
+    }
+    assert value("smtpmail_cluster_names", **given) == ["192.0.2.12 mx2.dom.fr mx2", "2001:db8::13 arbiter"]
+
+
+@pytest.mark.parametrize("host", ["mx1", "mx2"])
+def test_keys_and_devices_are_shared_and_one_host_replaces_the_keys(value: Value, host: str) -> None:
+    given = GIVEN | {"inventory_hostname": host, "smtpmail_dkim": True, "smtpmail_network": True}
+    assert value("smtpmail_keys", **given) == "/srv/mail/.dkim"
+    assert value("smtpmail_devices_file", **given) == "/srv/mail/.devices"
+    assert value("smtpmail_rotates", **given) is (host == "mx1")
+
+
+def test_what_the_cluster_listens_on_is_not_taken_for_a_strangers(value: Value) -> None:
+    listeners = {"stdout_lines": ["tcp 24007", "tcp 49152", "tcp 8080"]}
+    closed = value("smtpmail_closed", **GIVEN, **OPEN, smtpmail_listeners=listeners)
+    assert closed == ["8080/tcp"]
+
+
+def test_other_firewalls_let_the_hosts_of_the_cluster_in(value: Value) -> None:
+    rules = value("smtpmail_cluster_rich_rules", **GIVEN)
+    assert len(rules) == 6
+    assert 'rule family="ipv6" source address="2001:db8::13" port port="24007-24008" protocol="tcp" accept' in rules

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from support.zone import Zone
 
 from smtpmail.auth.dkim import Verification
-from smtpmail.auth.dkim_keys import RETIRED, KeyFolder
+from smtpmail.auth.dkim_keys import RETIRED, Key, KeyFolder
 from smtpmail.auth.fields import MAX_HEADER, split_header
 from smtpmail.auth.signing import CannotSign, Signer, Signing
 
@@ -118,6 +119,26 @@ def test_a_folder_that_is_gone_for_a_while(signer: Signer, folder: KeyFolder, mo
     Path(folder.path).rename(f"{folder.path}.away")
     assert not signer.is_outdated()
     Path(f"{folder.path}.away").rename(folder.path)
+
+
+def test_a_folder_that_hangs_holds_nobody_up(signer: Signer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a file system of several hosts: the keys that are known sign, and one look at a time is under way."""
+    monkeypatch.setattr("smtpmail.auth.signing.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("smtpmail.auth.signing.LOOK_PATIENCE", 0.01)
+    answers, looks = threading.Event(), []
+
+    def hang(folder: KeyFolder, key: Key) -> bool:
+        looks.append(key)
+        answers.wait(60)
+        return True
+
+    monkeypatch.setattr(KeyFolder, "has", hang)
+    signer.reload()
+    assert not signer.is_outdated()
+    assert not signer.is_outdated()
+    assert len(looks) == 1
+    assert signer.keys_for(split_header(b"From: anna@dom.fr\n"), own=False)
+    answers.set()
 
 
 def test_without_cryptography(signer: Signer, monkeypatch: pytest.MonkeyPatch) -> None:
