@@ -402,6 +402,28 @@ def test_mutt_through_a_tunnel(tmp_path: Path, name: str) -> None:
     assert b"number 3" in (folder / "Archive/1").read_bytes()
 
 
+@pytest.mark.parametrize("name", ["mutt", "neomutt"])
+def test_mutt_by_port_993(reading: Server, tmp_path: Path, certificate: Certificate, name: str) -> None:
+    """With a device's password; the certificate is one that the person has accepted before."""
+    mutt = require.tool(name)
+    for n in (1, 2, 3):
+        deliver(Spool(str(reading.spool)), "bob", content=b"From: a@b\nSubject: number %d\n\nx\n" % n)
+    (tmp_path / "rc").write_text(
+        f"set folder=imaps://bob@127.0.0.1:{port(reading)}/\nset spoolfile=+INBOX\n"
+        f"set imap_pass={add_device(tmp_path, 'desk')}\nset certificate_file={certificate.cert}\n"
+        "set ssl_verify_host=no\nset ssl_verify_dates=no\n"
+        "set quit=yes\nset delete=yes\nset confirmappend=no\nset wait_key=no\nset sort=mailbox-order\nset move=no\n"
+        f"set header_cache=\nset mail_check=0\nset pager_stop\nset resolve=no\nset tmpdir={tmp_path}\n"
+        'push "<first-entry><flag-message><next-entry><display-message><exit>'
+        '<last-entry><delete-message><sync-mailbox><quit>"\n'
+    )
+    run("script", "-qec", shlex.join([mutt, "-n", "-F", str(tmp_path / "rc")]), "/dev/null", stdin=subprocess.DEVNULL)
+    bob = reading.spool / "bob"
+    assert "\\Flagged" in state(bob, 1)
+    assert "\\Seen" in state(bob, 2)
+    assert not (bob / "3").exists()
+
+
 def test_mutt_on_the_folder_sees_the_same(tmp_path: Path) -> None:
     """The flags that IMAP sets are there when mutt opens the folder itself."""
     require.tool("mutt")
