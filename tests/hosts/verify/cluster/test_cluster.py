@@ -124,13 +124,12 @@ def numbers_in(host: Host, folder: str, subject: str) -> list[tuple[int, int, st
     found = host.run("grep -l --include='[0-9]*' -rx %s %s", f"Subject: {subject}", folder).stdout.split()
     if not found:
         return []
-    told = host.check_output(
-        "cd %s && grep -hoE '^X-Number: [0-9]+|by mx[12]\\.dom\\.fr' --with-filename [0-9]*[0-9]", folder
-    )
+    told = host.check_output("cd %s && grep -roE '^X-Number: [0-9]+|by mx[12]\\.dom\\.fr' --include='[0-9]*' .", folder)
     wanted = {Path(name).name for name in found}
     fields: dict[str, list[str]] = collections.defaultdict(list)
     for line in told.splitlines():
-        name, _, text = line.partition(":")
+        path, _, text = line.partition(":")
+        name = Path(path).name
         if name in wanted:
             fields[name].append(text)
     result = []
