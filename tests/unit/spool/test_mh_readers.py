@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from support.spool import deliver
 
 from smtpmail.spool.mailbox import Spool
+from smtpmail.spool.reader import mh_readers
 from smtpmail.spool.reader.account import Account
 from smtpmail.spool.reader.mailfolder import Gone, MailFolder
 from smtpmail.spool.reader.mh_readers import KNOWN
@@ -114,17 +115,18 @@ def test_an_open_folder_sees_it_too(box: Box) -> None:
     folder.close()
 
 
-def test_new_mail_that_a_reader_did_not_know_stays_unseen(box: Box) -> None:
+def test_new_mail_that_a_reader_did_not_know_stays_unseen(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     """mutt listed the folder before the message came: deliveries put the number back."""
-    box.mutt("unseen: 1-4\n", age=0)
+    monkeypatch.setattr(mh_readers, "LOST_SECONDS", 60.0)
+    box.mutt("unseen: 1-4\n", age=20)
     folder = box.open()
     assert SEEN not in folder.refresh().flags[4]
     assert folder.undecided
-    box.mutt("unseen: 1-5\n", age=0)
+    box.mutt("unseen: 1-5\n", age=20)
     assert SEEN not in folder.refresh().flags[4]
     assert not folder.undecided
     # Nobody has put it back: it was read indeed.
-    box.mutt("unseen: 1-4\n", age=4)
+    box.mutt("unseen: 1-4\n", age=100)
     assert SEEN in folder.refresh().flags[4]
     folder.close()
 
