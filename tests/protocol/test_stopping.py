@@ -19,6 +19,8 @@ def refused(server: Server, listener: str) -> bool:
         Client(server.address(listener), greet=False).close()
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:
+        pass  # somebody listened when it began, and nobody when it ended
     return False
 
 

@@ -294,7 +294,7 @@ def test_key_as_its_generators_write_it() -> None:
     [
         ("", "the key file must read"),
         ('key "k" { secret "c2VjcmV0"; };', "the key file must read"),
-        ('key "k" { algorithm hmac-md5; secret "c2VjcmV0"; };', "hmac-md5; one of hmac-sha256"),
+        ('key "k" { algorithm hmac-md5; secret "c2VjcmV0"; };', "hmac-md5; it must be one of hmac-sha256"),
         ('key "k" { algorithm hmac-sha256; secret "c2V!"; };', "secret of the key k is no base64"),
     ],
 )
