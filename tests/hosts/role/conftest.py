@@ -28,6 +28,7 @@ GATHERED = {
         "python": {"version": {"major": 3, "minor": 11}},
         "getent_passwd": {"bob": []},
     },
+    "inventory_hostname": "mail",
     "ansible_managed": "Ansible managed",
     "ansible_check_mode": False,
     "role_path": str(ROLE),
