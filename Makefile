@@ -20,7 +20,7 @@ run: $(BIN)/smtpmail  ## Serve dom.fr on port 2525 with the spool in ./spool
 
 # The slowest come last. The suites of the network and of hosts have needs of their own and install them themselves.
 # Those of virtual machines and of the night are apart.
-test: setup lint test-unit test-protocol test-network test-cluster-small test-hosts  ## All tests (half an hour)
+test: setup lint test-unit test-protocol test-network test-cluster-small test-hosts  ## All tests (three quarters of an hour)
 
 setup: $(VENV)/tests-installed
 	tests/setup packages
