@@ -6,11 +6,10 @@ with their next change.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 
-from smtpmail.spool.files import replace_file
 from smtpmail.spool.folder import Folder
+from smtpmail.spool.reader.number_file import read_number, write_number
 from smtpmail.spool.reader.states import RECENT, Flags
 
 MARK = ".recent"
@@ -18,20 +17,12 @@ MARK = ".recent"
 
 def read_mark(folder: Folder) -> int:
     """The number, 0 when there is none."""
-    try:
-        fd = folder.open_file(MARK, os.O_RDONLY)
-    except OSError:
-        return 0
-    try:
-        text = os.read(fd, 32).strip()
-    finally:
-        os.close(fd)
-    return int(text) if text.isdigit() and len(text) <= 10 else 0
+    return read_number(folder, MARK)
 
 
 def write_mark(folder: Folder, number: int) -> None:
     """Writes it down; the caller holds the folder's lock. Raises OSError."""
-    replace_file(folder, MARK, b"%d\n" % number)
+    write_number(folder, MARK, number)
 
 
 def not_recent(flags: Iterable[Flags]) -> list[Flags]:
