@@ -166,7 +166,7 @@ def _modseq(folder: Folder, number: int) -> int:
 
 
 def _read_state(folder: Folder, number: int) -> tuple[int, Flags]:
-    """Mod-sequence and flags of a state that nothing is known of: the same as `_modseq` and `read_flags`, in one."""
+    """Mod-sequence and flags, of one state; the flags are those of a new message when it can't be read."""
     try:
         fd = os.open(f"{number}.status", os.O_RDONLY | SAFELY, dir_fd=folder.fd)
     except OSError:
@@ -199,11 +199,4 @@ def _same_message(folder: Folder, known: Index, place: int | None, number: int) 
 
 def read_flags(folder: Folder, number: int) -> Flags:
     """The flags of a message as they are now; those of a new one when its state can't be read."""
-    try:
-        fd = folder.open_file(f"{number}.status", os.O_RDONLY)
-    except OSError:
-        return NO_STATE
-    try:
-        return parse(os.read(fd, MAX_OCTETS))
-    finally:
-        os.close(fd)
+    return _read_state(folder, number)[1]
