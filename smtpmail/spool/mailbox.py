@@ -365,7 +365,8 @@ class Spool:
         Raises OSError when the spool itself can't be read.
         """
         give_up = time.monotonic() + REPAIR_PATIENCE
-        return self.clear() + sum(self._at_each(lambda path: Mailbox(path).repair(give_up)))
+        each = self._at_each(lambda path: self._clear(path) + Mailbox(path).repair(give_up))
+        return self._clear(self.path) + sum(each)
 
     def _clear(self, path: str) -> int:
         with contextlib.closing(Folder(path, follow=path == self.path)) as folder:
