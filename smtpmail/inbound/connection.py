@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from smtpmail.accept import Accept, Incoming, log_refused, reply_to
 from smtpmail.inbound.deadline import Deadline
 from smtpmail.inbound.gate import Gate
+from smtpmail.inbound.linger import linger
 from smtpmail.log import log
 from smtpmail.mail.envelope import Envelope, Peer
 from smtpmail.smtp import replies
@@ -197,7 +198,7 @@ class Connection:
                     sock.unwrap()
             if self._session.farewell is replies.BYE and not self._session.mid_command:
                 return
-            self._linger()
+            linger(sock, LINGER_SECONDS, 2 * LINGER_SECONDS)
 
     def _send_at_once(self, output: bytes) -> bytes:
         """What the kernel did not take without waiting: as a rule nothing. Raises OSError."""
@@ -205,16 +206,6 @@ class Connection:
             with contextlib.suppress(BlockingIOError):
                 return output[self._sock.send(output, socket.MSG_DONTWAIT) :]
         return output
-
-    def _linger(self) -> None:
-        """Reads what the client is still sending, so that it sees the last reply. Raises OSError."""
-        sock = self._sock
-        # Below the encryption: what comes is not read any more.
-        socket.socket.shutdown(sock, socket.SHUT_WR)
-        socket.socket.settimeout(sock, LINGER_SECONDS)
-        give_up = time.monotonic() + 2 * LINGER_SECONDS
-        while time.monotonic() < give_up and socket.socket.recv(sock, RECEIVE_SIZE):
-            pass
 
     def _reason(self) -> str:
         """Why the session ended, for the log."""

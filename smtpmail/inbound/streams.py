@@ -8,8 +8,9 @@ import select
 import socket
 import ssl
 import threading
-import time
 from typing import Protocol
+
+from smtpmail.inbound.linger import linger
 
 RECEIVE_SIZE = 64 * 1024
 
@@ -80,13 +81,9 @@ class SocketStream:
                 os.eventfd_write(self._interrupted, 1)
 
     def finish(self) -> None:
-        """See Stream. Closed with input that nobody has read, the socket would take the last responses with it."""
-        give_up = time.monotonic() + FINISH_SECONDS
+        """See Stream."""
         with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_WR)
-            while (left := give_up - time.monotonic()) > 0 and _ready((self._sock.fileno(),), left, None):
-                if not self._sock.recv(RECEIVE_SIZE):
-                    break
+            linger(self._sock, FINISH_SECONDS, FINISH_SECONDS)
 
     def close(self) -> None:
         """See Stream."""
