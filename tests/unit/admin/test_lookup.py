@@ -36,19 +36,17 @@ def test_silence_is_waited_for_so_long_and_no_longer() -> None:
     assert names.asked == 2
 
 
-def test_failures_that_come_at_once_stop_nothing() -> None:
-    names = Names(0.01)
+@pytest.mark.parametrize(
+    ("seconds", "name", "error"),
+    [
+        pytest.param(0.01, "broken.", DNSError, id="failures that come at once"),
+        pytest.param(12.0, "nowhere.", NoSuchName, id="that there is nothing is an answer"),
+    ],
+)
+def test_what_stops_nothing(seconds: float, name: str, error: type[DNSError]) -> None:
+    names = Names(seconds)
     lookup = while_answered(names, lambda: names.now)
     for _ in range(100):
-        with pytest.raises(DNSError):
-            lookup("broken.", "MX")
-    assert lookup("here.", "A") == ["192.0.2.1"]
-
-
-def test_that_there_is_nothing_is_an_answer() -> None:
-    names = Names(12.0)
-    lookup = while_answered(names, lambda: names.now)
-    for _ in range(10):
-        with pytest.raises(NoSuchName):
-            lookup("nowhere.", "A")
+        with pytest.raises(error):
+            lookup(name, "A")
     assert lookup("here.", "A") == ["192.0.2.1"]
