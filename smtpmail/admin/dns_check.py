@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import smtplib
 import socket
-import ssl
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from smtpmail.admin import auth_check, dns_services
+from smtpmail.admin import auth_check, dns_services, port_check
 from smtpmail.admin.dns_records import NULL_MX, Address, Service, absolute
 from smtpmail.admin.lookup import Lookup, addresses, answers, has_cname
 from smtpmail.auth import spf
 from smtpmail.auth.dkim_keys import Key
 from smtpmail.dns.errors import DNSError
-from smtpmail.settings import certificate
 from smtpmail.settings.finding import Finding
 
-CONNECT_SECONDS = 10.0
 OUTBOUND_SECONDS = 5.0
 
 WELL_KNOWN = ("gmail-smtp-in.l.google.com", "mx.yandex.net", "mx1.mail.icloud.com")
@@ -71,10 +66,10 @@ def findings(host: MailHost, lookup: Lookup, *, look_at_port: bool = True) -> It
             ("srv", domain, lambda domain=domain: dns_services.check(host.hostname, domain, host.services, lookup))  # type: ignore[misc]
         )
     for address in host.addresses if look_at_port else ():
-        checks.append(("port", str(address), lambda address=address: _port(host, address)))  # type: ignore[misc]
+        checks.append(("port", str(address), lambda a=address: port_check.smtp(host.hostname, a, host.port)))  # type: ignore[misc]
         for service in host.services:
             checks.append(
-                ("port", str(address), lambda a=address, s=service: dns_services.door(host.hostname, a, s))  # type: ignore[misc]
+                ("port", str(address), lambda a=address, s=service: port_check.service(host.hostname, a, s))  # type: ignore[misc]
             )
     if look_at_port and (host.outbound or host.smarthost):
         checks.append(("outbound", "port 25", lambda: _outbound(host, lookup)))
@@ -169,63 +164,6 @@ def _spf(host: MailHost, domain: str, address: Address, lookup: Lookup) -> Itera
         yield Finding("spf", domain, "error", f"{found.reason} (for {address})", "correct it (RFC 7208)")
     else:
         yield Finding("spf", domain, "error", f"{address} gets {found.result}", f"add {needs} right behind v=spf1")
-
-
-def _port(host: MailHost, address: Address) -> Iterator[Finding]:
-    """The port and its certificate, as far as they can be seen from the host itself."""
-    subject = f"{address} port {host.port}"
-    try:
-        with contextlib.closing(_connect(host, address)) as client:
-            starttls = client.has_extn("starttls")
-            greeting = client.greeting
-    except (OSError, smtplib.SMTPException) as error:
-        yield Finding(
-            "port", subject, "error", f"no mail server answers: {error}",
-            f"see that the service runs and that the firewall lets port {host.port} in",
-        )  # fmt: skip
-        return
-    if greeting.split(" ")[0].lower() != host.hostname.lower():
-        yield Finding("port", subject, "error", f"it greets with '{greeting}'", "see which program listens there")
-        return
-    yield Finding("port", subject, "ok", "it answers; whether the provider lets others in, only others can tell")
-    if not starttls:
-        yield Finding("certificate", subject, "error", "STARTTLS is not offered", "give --tls-cert and --tls-key")
-        return
-    clients = []
-
-    def handshake(context: ssl.SSLContext) -> ssl.SSLSocket:
-        client = _connect(host, address)
-        clients.append(client)
-        client.docmd("STARTTLS")
-        assert client.sock
-        client.sock = context.wrap_socket(client.sock, server_hostname=host.hostname)
-        return client.sock
-
-    try:
-        yield certificate.judge(handshake, host.hostname, subject)
-    except OSError as error:
-        yield Finding("certificate", subject, "error", f"the TLS handshake fails: {error}", "see the server's log")
-    finally:
-        for client in clients:
-            client.close()
-
-
-class _Client(smtplib.SMTP):
-    """Keeps the greeting."""
-
-    greeting = ""
-
-    def connect(self, *args: Any, **kwargs: Any) -> tuple[int, bytes]:
-        code, text = super().connect(*args, **kwargs)
-        self.greeting = text.decode("ascii", "replace")
-        return code, text
-
-
-def _connect(host: MailHost, address: Address) -> _Client:
-    """A client after EHLO. Raises OSError, smtplib.SMTPException."""
-    client = _Client(str(address), host.port, local_hostname=host.hostname, timeout=CONNECT_SECONDS)
-    client.ehlo()
-    return client
 
 
 def _outbound(host: MailHost, lookup: Lookup) -> Iterator[Finding]:

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
-import socket
-import ssl
 from collections.abc import Iterator, Sequence
 
-from smtpmail.admin.dns_records import NO_SERVICE, Address, Service, absolute, same_place
+from smtpmail.admin.dns_records import NO_SERVICE, Service, absolute, same_place
 from smtpmail.admin.lookup import Lookup
 from smtpmail.dns.errors import DNSError
-from smtpmail.settings import certificate
 from smtpmail.settings.config import Config
 from smtpmail.settings.finding import Finding
 from smtpmail.settings.values import Endpoint
 
 READING = "_imaps._tcp"
 SENDING = "_submissions._tcp"
-
-CONNECT_SECONDS = 10.0
-
-_GREETINGS = {READING: b"* OK ", SENDING: b"220 "}
 
 
 def offered(settings: Config) -> tuple[Service, ...]:
@@ -71,58 +63,3 @@ def check(hostname: str, domain: str, services: Sequence[Service], lookup: Looku
                 "srv", domain, "warning", f"{said}: mail programs must be told server and port by hand",
                 f"add: {full_name} SRV {right}",
             )  # fmt: skip
-
-
-def door(hostname: str, address: Address, service: Service) -> Iterator[Finding]:
-    """What a mail program meets at the port, as far as it can be seen from the host itself."""
-    subject = f"{address} port {service.port}"
-    try:
-        greeting = _greeting(hostname, address, service.port)
-    except ssl.SSLError as error:
-        yield Finding(
-            "port", subject, "error", f"what answers does not begin with TLS: {error.reason or error}",
-            "see which program listens there; 993 and 465 are without STARTTLS",
-        )  # fmt: skip
-        return
-    except OSError as error:
-        yield Finding(
-            "port", subject, "error", f"no server for mail programs answers: {error.strerror or error}",
-            f"see that the service runs and that the firewall lets port {service.port} in",
-        )  # fmt: skip
-        return
-    if not greeting.startswith(_GREETINGS[service.name]) or hostname.lower().encode() not in greeting.lower().split():
-        shown = greeting.decode("ascii", "replace").strip()[:100]
-        yield Finding("port", subject, "error", f"it greets with '{shown}'", "see which program listens there")
-        return
-    yield Finding("port", subject, "ok", "it answers; whether the provider lets others in, only others can tell")
-    clients: list[ssl.SSLSocket] = []
-
-    def handshake(context: ssl.SSLContext) -> ssl.SSLSocket:
-        clients.append(_connected(context, hostname, address, service.port))
-        return clients[-1]
-
-    try:
-        yield certificate.judge(handshake, hostname, subject)
-    except OSError as error:
-        yield Finding("certificate", subject, "error", f"the TLS handshake fails: {error}", "see the server's log")
-    finally:
-        for client in clients:
-            client.close()
-
-
-def _greeting(hostname: str, address: Address, port: int) -> bytes:
-    """The first line, whatever the certificate. Raises OSError."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    with _connected(context, hostname, address, port) as client, client.makefile("rb") as replies:
-        return replies.readline(1000)
-
-
-def _connected(context: ssl.SSLContext, hostname: str, address: Address, port: int) -> ssl.SSLSocket:
-    """A connection after the TLS handshake. Raises OSError."""
-    sock = socket.create_connection((str(address), port), timeout=CONNECT_SECONDS)
-    with contextlib.ExitStack() as stack:
-        stack.callback(sock.close)
-        client = context.wrap_socket(sock, server_hostname=hostname)
-        stack.pop_all()
-    return client

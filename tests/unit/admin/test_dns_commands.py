@@ -17,10 +17,9 @@ from click.testing import CliRunner, Result
 from support.commands import runner
 from support.tls import Certificate, make_certificate
 
-from smtpmail.admin import dns_check, dns_update
+from smtpmail.admin import dns_check, dns_update, port_check
 from smtpmail.admin.dns_check import MailHost, findings
 from smtpmail.admin.dns_records import Change, Record, Service, is_spf, merge, needed, quoted, text_of, tightened
-from smtpmail.admin.dns_services import door
 from smtpmail.admin.dns_update import Key as UpdateKey
 from smtpmail.admin.dns_update import UpdateFailed, parse_key, plan
 from smtpmail.admin.lookup import Lookup
@@ -418,7 +417,7 @@ def serve_once(context: ssl.SSLContext | None, greeting: bytes, times: int = 4) 
 )
 def test_doors_are_tried(certificate: Certificate, name: str, greeting: bytes, found: list[str]) -> None:
     service = Service(name, serve_once(certificate.server_context(), greeting), "")
-    seen = list(door("mail.dom.fr", ipaddress.ip_address("127.0.0.1"), service))
+    seen = list(port_check.service("mail.dom.fr", ipaddress.ip_address("127.0.0.1"), service))
     assert [f"{finding.check} {finding.level}" for finding in seen] == found
     assert {finding.subject for finding in seen} == {f"127.0.0.1 port {service.port}"}
 
@@ -426,17 +425,19 @@ def test_doors_are_tried(certificate: Certificate, name: str, greeting: bytes, f
 def test_a_door_for_another_name(tmp_path_factory: pytest.TempPathFactory) -> None:
     other = make_certificate(tmp_path_factory.mktemp("other"), "other.net")
     service = Service("_submissions._tcp", serve_once(other.server_context(), b"220 mail.dom.fr ESMTP\r\n"), "")
-    _, finding = door("mail.dom.fr", ipaddress.ip_address("127.0.0.1"), service)
+    _, finding = port_check.service("mail.dom.fr", ipaddress.ip_address("127.0.0.1"), service)
     assert (finding.level, finding.text) == ("error", "it is not for mail.dom.fr")
 
 
 def test_a_door_that_is_shut_or_without_tls() -> None:
     address = ipaddress.ip_address("127.0.0.1")
-    (finding,) = door("mail.dom.fr", address, Service("_imaps._tcp", serve_once(None, b"* OK mail.dom.fr\r\n"), ""))
+    (finding,) = port_check.service(
+        "mail.dom.fr", address, Service("_imaps._tcp", serve_once(None, b"* OK mail.dom.fr\r\n"), "")
+    )
     assert finding.text.startswith("what answers does not begin with TLS")
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port = sock.getsockname()[1]
-    (finding,) = door("mail.dom.fr", address, Service("_imaps._tcp", port, ""))
+    (finding,) = port_check.service("mail.dom.fr", address, Service("_imaps._tcp", port, ""))
     assert (finding.text, finding.level) == ("no server for mail programs answers: Connection refused", "error")
     host = MailHost("mail.dom.fr", [], [address], 1, outbound=[], services=[Service("_imaps._tcp", port, "")])
     assert [f.subject for f in findings(host, table({})) if f.check == "port"] == [
