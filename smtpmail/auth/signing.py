@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -77,8 +78,9 @@ class Signer:
             self._look = look = threading.Thread(
                 target=lambda: gone.append(not all(map(self._folder.has, keys))), name="keys", daemon=True
             )
-        look.start()
-        look.join(LOOK_PATIENCE)
+        with contextlib.suppress(RuntimeError):  # this host takes no more threads
+            look.start()
+            look.join(LOOK_PATIENCE)
         return any(gone)
 
     def keys_for(self, header: Sequence[Field], *, own: bool) -> list[Key]:

@@ -191,3 +191,14 @@ def test_a_header_that_ends_before_its_empty_line(signer: Signer) -> None:
     signing.write(b"From: anna@dom.fr\nno field\n\nMore.\n")
     with pytest.raises(CannotSign, match="is no field"):
         signing.finish(b"From: anna@dom.fr\n\nno field\n")
+
+
+def test_without_a_thread_it_is_looked_another_time(signer: Signer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that takes no more threads takes mail all the same."""
+    signer.reload()
+
+    def no_more(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", no_more)
+    assert not signer.is_outdated()
