@@ -195,6 +195,7 @@ def test_a_header_that_ends_before_its_empty_line(signer: Signer) -> None:
 
 def test_without_a_thread_it_is_looked_another_time(signer: Signer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A host that takes no more threads takes mail all the same."""
+    monkeypatch.setattr("smtpmail.auth.signing.LOOK_SECONDS", 0.0)
     signer.reload()
 
     def no_more(thread: threading.Thread) -> None:
