@@ -112,6 +112,15 @@ def _compare(folder: Folder, index: Index) -> Differences:
         else:
             continue
         ours = {n for n, flags in zip(numbers, index.flags, strict=True) if (flag in flags) is is_set}
+        for number in ours ^ now:
+            # The index may be older than the files: nobody is told what was so before.
+            if not folder.exists(str(number)):
+                now.discard(number)
+                ours.discard(number)
+            elif (flag in read_flags(folder, number)) is is_set:
+                ours.add(number)
+            else:
+                ours.discard(number)
         by_reader = before ^ now
         for number in (by_reader & (ours ^ now)) - _maybe_lost(folder, found, name, before - now, changed_at):
             added, removed = found.states.get(number, (frozenset(), frozenset()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,6 @@ from smtpmail.spool.reader.account import Account
 from smtpmail.spool.reader.mailfolder import Gone, MailFolder
 from smtpmail.spool.reader.mh_readers import KNOWN
 from smtpmail.spool.reader.sequences import change_sequences, members
-from smtpmail.spool.reader.states import Flags
 
 SEEN, ANSWERED, FLAGGED = b"\\Seen", b"\\Answered", b"\\Flagged"
 
@@ -47,9 +46,9 @@ class Box:
             for number, flags in zip(index.numbers, index.flags, strict=True)
         }
 
-    def store(self, number: int, add: Flags = frozenset(), remove: Flags = frozenset()) -> None:
+    def store(self, number: int, add: Iterable[bytes] = (), remove: Iterable[bytes] = ()) -> None:
         folder = self.open()
-        folder.change_flags([number], lambda flags: (flags | add) - remove)
+        folder.change_flags([number], lambda flags: flags.union(add).difference(remove))
         folder.close()
 
     def mutt(self, text: str, *, age: float = -1.0) -> None:
@@ -113,6 +112,25 @@ def test_an_open_folder_sees_it_too(box: Box) -> None:
     box.mutt("unseen: 2-5\n")
     assert SEEN in folder.refresh().flags[0]
     folder.close()
+
+
+def test_who_looks_with_an_older_index_changes_nothing_back(box: Box) -> None:
+    """Readers of another process mark and expunge between the look at the folder and the hold of its lock."""
+    box.store(1, {SEEN})
+    box.store(4, {FLAGGED})
+    folder = box.open()
+    index = folder.refresh()
+    box.store(1, remove={SEEN})
+    box.store(2, {SEEN})
+    box.store(4, remove={FLAGGED})
+    (box.path / "3").unlink()
+    for _ in range(2):
+        found = mh_readers.MhReaders().differences(folder.folder, index, locked=True)
+        assert not found.states
+        assert not found.sequences
+    folder.close()
+    assert box.flags() == {1: "", 2: "S", 4: "", 5: ""}
+    assert box.sequences() == "unseen: 1 3-5\n"
 
 
 def test_new_mail_that_a_reader_did_not_know_stays_unseen(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
