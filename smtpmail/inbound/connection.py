@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import socket
 import ssl
 import struct
+import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from smtpmail.accept import Accept, Incoming, log_refused, reply_to
 from smtpmail.inbound.deadline import Deadline
+from smtpmail.inbound.encrypted import receive_encrypted
 from smtpmail.inbound.gate import Gate
-from smtpmail.inbound.linger import linger
+from smtpmail.inbound.linger import RECEIVE_SIZE, linger
 from smtpmail.log import log
 from smtpmail.mail.envelope import Envelope, Peer
 from smtpmail.smtp import replies
@@ -39,8 +40,6 @@ from smtpmail.smtp.session import Session
 
 if TYPE_CHECKING:
     from smtpmail.inbound.guard import Submitter
-
-RECEIVE_SIZE = 64 * 1024
 
 HANDSHAKE_SECONDS = 60.0
 """Patience with a whole TLS handshake."""
@@ -92,6 +91,11 @@ class Connection:
         self._message: Envelope | None = None
         """The message that has begun and is neither taken nor refused."""
         self._stop_at: float | None = None
+        self._stopped = False
+        """Whether `stop` ended the waiting for input."""
+        self._at_work = threading.Lock()
+        """Let go while input is waited for, and only then: so `stop` never ends a message that has just begun."""
+        self._at_work.acquire()
         self._wake: int | None = None
         """An eventfd with which `stop` ends the waiting in an encrypted session."""
 
@@ -126,14 +130,20 @@ class Connection:
     def stop(self, deadline: float) -> None:
         """Called by another thread: ends the session now, or, when a message is under way, by `deadline`."""
         self._stop_at = deadline
-        if self._session.transaction is None or time.monotonic() >= deadline:
-            with contextlib.suppress(OSError):
-                # Wakes the thread that waits for input. An end of the stream below the encryption would be an attack
-                # to it, and no farewell could be said any more.
-                if self._wake is not None:
-                    os.eventfd_write(self._wake, 1)
-                else:
-                    socket.socket.shutdown(self._sock, socket.SHUT_RD)
+        if not self._at_work.acquire(blocking=False):
+            return  # it looks for itself before it waits
+        try:
+            if self._session.transaction is None or time.monotonic() >= deadline:
+                self._stopped = True
+                with contextlib.suppress(OSError):
+                    # Wakes the thread that waits for input. An end of the stream below the encryption would be an
+                    # attack to it, and no farewell could be said any more.
+                    if self._wake is not None:
+                        os.eventfd_write(self._wake, 1)
+                    else:
+                        socket.socket.shutdown(self._sock, socket.SHUT_RD)
+        finally:
+            self._at_work.release()
 
     # -- the loop
 
@@ -167,13 +177,12 @@ class Connection:
                     else replies.TOO_SLOW
                 )
                 continue
-            if data:
-                session.receive(data)
-            elif self._stop_at is None:
-                return "closed by client"
-            else:
-                # It has closed, or `stop` woke us.
+            if self._stopped or (not data and self._stop_at is not None):
                 session.close(replies.SHUTTING_DOWN)
+            elif data:
+                session.receive(data)
+            else:
+                return "closed by client"
 
     def _has_input(self) -> bool:
         """Whether something has come already."""
@@ -228,33 +237,17 @@ class Connection:
         # Close to the last value is good enough: a call saved for each read.
         if not 0.9 * self._wait_set <= wait <= self._wait_set:
             self._set_wait(max(wait, 0.001))
-        data = self._sock.recv(RECEIVE_SIZE) if self._wake is None else self._receive_encrypted(self._wake, wait)
+        self._at_work.release()
+        try:
+            if self._stop_at is not None and session.transaction is None:
+                return b""
+            data = (
+                self._sock.recv(RECEIVE_SIZE) if self._wake is None else receive_encrypted(self._sock, self._wake, wait)
+            )
+        finally:
+            self._at_work.acquire()
         self._deadline.received(len(data))
         return data
-
-    def _receive_encrypted(self, wake: int, seconds: float) -> bytes:
-        """The same for TLS, where `wake` ends the waiting, too."""
-        sock = self._sock
-        assert isinstance(sock, ssl.SSLSocket)
-        poll = select.poll()
-        poll.register(sock, select.POLLIN)
-        poll.register(wake, select.POLLIN)
-        give_up = time.monotonic() + seconds
-        while True:
-            if not sock.pending():
-                left = give_up - time.monotonic()
-                ready = poll.poll(1000 * left) if left > 0 else []
-                if not ready:
-                    raise TimeoutError
-                if any(fd == wake for fd, _ in ready):
-                    return b""
-            sock.settimeout(0)
-            try:
-                return sock.recv(RECEIVE_SIZE)
-            except ssl.SSLWantReadError:
-                continue  # a part of a record
-            finally:
-                sock.settimeout(self._wait_set)
 
     def _set_wait(self, seconds: float) -> None:
         self._wait_set = seconds
@@ -378,7 +371,11 @@ class Connection:
                 self._sock, server_side=True, do_handshake_on_connect=False
             )
             tls.settimeout(self._wait_set)
-            tls.do_handshake()
+            self._at_work.release()
+            try:
+                tls.do_handshake()
+            finally:
+                self._at_work.acquire()
         except (ssl.SSLError, OSError, ValueError) as error:
             log.info("tls.failed", client=self._peer.name, error=str(error))
             raise ConnectionError(f"TLS handshake failed: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import threading
@@ -19,7 +20,7 @@ from smtpmail import log as log_module
 from smtpmail.accept import Accept
 from smtpmail.inbound.connection import Connection
 from smtpmail.inbound.gate import Gate
-from smtpmail.mail.envelope import Peer
+from smtpmail.mail.envelope import Envelope, Peer
 from smtpmail.settings.machine import tls_context
 from smtpmail.smtp.session import Limits, Session
 from smtpmail.spool.mailbox import Spool
@@ -159,6 +160,31 @@ def test_stopping_ends_an_idle_session(line: Line) -> None:
     line.connection.stop(float("inf"))
     assert line.reply().startswith(b"421 4.3.2")
     wait_until(lambda: line.named("session.closed"))
+
+
+def test_stopping_never_ends_a_message_that_has_just_begun(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first command comes while `stop` is looking whether there is a message."""
+    answers: list[bytes] = []
+
+    def transaction(session: Session) -> Envelope | None:
+        found = session._envelope
+        if threading.current_thread() is threading.main_thread():
+            line.sock.sendall(b"MAIL FROM:<alice@example.org>\r\n")
+            line.sock.settimeout(0.5)
+            with contextlib.suppress(TimeoutError):
+                answers.append(line.sock.recv(1000))
+            line.sock.settimeout(30)
+        return found
+
+    line.say(b"EHLO client.example\r\n")
+    monkeypatch.setattr(Session, "transaction", property(transaction))
+    line.connection.stop(float("inf"))
+    if not answers:
+        answers.append(line.reply())
+    if answers[0].startswith(b"250"):
+        assert line.say(b"RCPT TO:<bob@dom.fr>\r\n").startswith(b"250")
+    else:
+        assert answers[0].startswith(b"421 4.3.2")
 
 
 # -- TLS
