@@ -138,3 +138,31 @@ def test_other_firewalls_let_the_hosts_of_the_cluster_in(value: Value) -> None:
     rules = value("smtpmail_cluster_rich_rules", **GIVEN)
     assert len(rules) == 6
     assert 'rule family="ipv6" source address="2001:db8::13" port port="24007-24008" protocol="tcp" accept' in rules
+
+
+def entry(uid: int) -> list[str]:
+    """What Ansible gathers of an account: the fields of its line in passwd(5) after the name."""
+    return ["x", str(uid), str(uid), "", "/home", "/bin/bash"]
+
+
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        ({"bob": entry(1001), "anna": entry(1002)}, []),
+        ({"root": entry(0)}, []),
+        ({}, []),
+        ({"bob": entry(1002)}, ["bob is 1001 here, bob is 1002 on mx2"]),
+        ({"anna": entry(1001)}, ["bob is 1001 here, anna is 1001 on mx2"]),
+        (
+            {"anna": entry(1001), "bob": entry(1002)},
+            ["bob is 1001 here, anna is 1001 on mx2", "bob is 1001 here, bob is 1002 on mx2"],
+        ),
+    ],
+)
+def test_an_account_is_the_same_on_all_hosts(value: Value, there: dict[str, list[str]], said: list[str]) -> None:
+    here = {"getent_passwd": {"bob": entry(1001), "games": entry(5)}}
+    given = GIVEN | {
+        "ansible_facts": here,
+        "hostvars": {"mx1": {"ansible_facts": here}, "mx2": {"ansible_facts": {"getent_passwd": there}}, "arbiter": {}},
+    }
+    assert value("smtpmail_cluster_strangers", **given) == said
