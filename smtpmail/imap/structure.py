@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from smtpmail.imap.header import Address, Header, parse_disposition
-from smtpmail.imap.mime import Part, wire_size
+from smtpmail.imap.mime import Part
 from smtpmail.imap.responses import listed, nstring, string
 
 
 def envelope(header: Header, *, utf8: bool = False) -> bytes:
     """The envelope structure of a header."""
-    sender = header.addresses(b"from")
-    lists = [
-        sender,
-        header.addresses(b"sender") or sender,
-        header.addresses(b"reply-to") or sender,
-        header.addresses(b"to"),
-        header.addresses(b"cc"),
-        header.addresses(b"bcc"),
-    ]
+
+    def people(field: bytes, instead: bytes = b"NIL") -> bytes:
+        addresses = header.addresses(field)
+        return _addresses(addresses, utf8) if addresses else instead
+
+    sender = people(b"from")
     return listed(
         [
             nstring(header.get(b"date"), utf8=utf8),
             nstring(header.get(b"subject"), utf8=utf8),
-            *(_addresses(addresses, utf8) for addresses in lists),
+            sender,
+            people(b"sender", sender),
+            people(b"reply-to", sender),
+            people(b"to"),
+            people(b"cc"),
+            people(b"bcc"),
             nstring(header.get(b"in-reply-to"), utf8=utf8),
             nstring(header.get(b"message-id"), utf8=utf8),
         ]
@@ -30,8 +32,6 @@ def envelope(header: Header, *, utf8: bool = False) -> bytes:
 
 
 def _addresses(addresses: list[Address], utf8: bool) -> bytes:
-    if not addresses:
-        return b"NIL"
     return b"(" + b"".join(listed(nstring(x, utf8=utf8) for x in address) for address in addresses) + b")"
 
 
@@ -44,6 +44,7 @@ def body_structure(data: bytes, part: Part, *, extended: bool, utf8: bool = Fals
             fields += [_parameters(part.parameters, utf8), *_extension(part.header, utf8)]
         return listed(fields)
     header = part.header
+    lines = data.count(b"\n", part.body, part.end)
     fields = [
         string(part.main_type, utf8=utf8),
         string(part.subtype, utf8=utf8),
@@ -51,13 +52,13 @@ def body_structure(data: bytes, part: Part, *, extended: bool, utf8: bool = Fals
         nstring(header.get(b"content-id"), utf8=utf8),
         nstring(header.get(b"content-description"), utf8=utf8),
         string(transfer_encoding(header) or b"7bit", utf8=utf8),
-        b"%d" % wire_size(data, part.body, part.end),
+        b"%d" % (part.end - part.body + lines),
     ]
     if part.message is not None:
         fields.append(envelope(part.message.header, utf8=utf8))
         fields.append(body_structure(data, part.message, extended=extended, utf8=utf8))
     if part.is_text or part.message is not None:
-        fields.append(b"%d" % data.count(b"\n", part.body, part.end))
+        fields.append(b"%d" % lines)
     if extended:
         fields += [nstring(header.get(b"content-md5"), utf8=utf8), *_extension(header, utf8)]
     return listed(fields)

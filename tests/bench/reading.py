@@ -97,7 +97,7 @@ def fill(folder: Path, count: int) -> tuple[Command, Command]:
     spool.mkdir()
     for part in ("cur", "new", "tmp"):
         (mails / "Maildir" / part).mkdir(parents=True)
-    account = Account(str(spool), str(spool / ".new"), USER)
+    account = Account(str(spool), USER)
     inbox = account.open("INBOX")
     for start in range(1, count + 1, 200):
         numbers = range(start, min(start + 200, count + 1))
@@ -197,7 +197,7 @@ def idle_of_smtpmail(folder: Path, count: int) -> tuple[float, float]:
             lines += [_idle(stack, folder / "imap.sock") for _ in range(count)]
             time.sleep(1)
             used = (processes.memory(server.pid).proportional - before) / count / 1024
-            account = Account(str(folder / "spool"), str(folder / "spool/.new"), USER)
+            account = Account(str(folder / "spool"), USER)
             inbox = account.open("INBOX")
             new = NewMessage(_file(inbox, message(1)), frozenset())
             since = time.perf_counter()

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from smtpmail.imap import header as fields
 from smtpmail.imap.header import Address, Header, parse_addresses, parse_disposition, parse_type, select_fields
 from smtpmail.imap.structure import envelope
 
@@ -122,6 +123,31 @@ def test_any_address(pieces: list[bytes]) -> None:
         assert address.mailbox is not None or address == Address(None, None, None, None)
 
 
+@given(
+    st.lists(
+        st.sampled_from([b'"', b'""', b"<", b">", b"@", b",", b"a", b"b.c", b" ", b"\t", b"\\", b"]", b"<a@b>", b"a@b"])
+    )
+)
+def test_plain_addresses_are_read_like_all_others(pieces: list[bytes]) -> None:
+    value = b"".join(pieces).strip()
+    plain = fields._plain_addresses(value)
+    assert plain is None or plain == fields._any_addresses(value)
+
+
+@given(
+    st.lists(
+        st.sampled_from([b"To", b"to ", b"X-Y", b"Subject", b"content-type\t", b":", b"\n", b"\n ", b" ", b"a", b"\r"])
+    )
+)
+def test_common_fields_are_read_like_all_others(pieces: list[bytes]) -> None:
+    data = b"".join(pieces)
+    header = Header(data)
+    for name in (b"to", b"x-y", b"subject", b"content-type"):
+        expected = [m[2] for m in fields._FIELD.finditer(data) if m[1].rstrip().lower() == name]
+        assert header.all(name) == [fields.unfold(value) for value in expected]
+        assert header.get(name) == next(iter(header.all(name)), None)
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -132,6 +158,9 @@ def test_any_address(pieces: list[bytes]) -> None:
         b" " * 250_000,
         b"a" + b" \n" * 100_000,
         b":;" * 100_000,
+        b"a@b," + b" " * 250_000 + b"x;",
+        b"a " * 120_000,
+        b'"a" ' * 60_000,
     ],
     ids=lambda value: repr(value[:4]),
 )
