@@ -198,7 +198,7 @@ def test_kill(servers: Servers, tmp_path: Path) -> None:
     go_on(servers, spool, path, book, CUTS + 1)
 
 
-def test_power_cut(servers: Servers, tmp_path: Path, disk: Disk) -> None:  # noqa: F811
+def test_power_cut(disk: Disk, servers: Servers, tmp_path: Path) -> None:  # noqa: F811
     """The disk takes nothing more from one moment to the next."""
     rng, book, path = random.Random(SEED), Book(), tmp_path / "imap.sock"
     print(f"seed {SEED}")
