@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from support.server import Server, Servers, wait_until
 
 from tests.crash.test_power import Disk, disk  # noqa: F401 - a fixture
@@ -212,3 +213,34 @@ def test_power_cut(disk: Disk, servers: Servers, tmp_path: Path) -> None:  # noq
         disk.mount()
     server = go_on(servers, spool, path, book, CUTS)
     assert server.stop() == 0
+
+
+@pytest.mark.parametrize("known", ["", "flagged: 2\nlast: 2\nunseen: 1-2\n"])
+def test_the_last_word_before_a_power_cut(disk: Disk, servers: Servers, tmp_path: Path, known: str) -> None:  # noqa: F811
+    """Nothing that is written afterwards makes the sequences of MH readers durable by chance."""
+    spool, path = disk.root / "spool", tmp_path / "imap.sock"
+    spool.mkdir()
+    os.sync()
+    server = servers.start("--imap-socket", str(path), spool=spool)
+    reader = Reader(path)
+    reader.ask("SELECT INBOX")
+    for _ in range(2):
+        reader.ask("APPEND INBOX (\\Seen) {17+}\r\nSubject: x\r\n\r\nx\r\n")
+    reader.ask("UID STORE 2 +FLAGS (\\Flagged)")
+    reader.ask("UID STORE 2 -FLAGS (\\Seen)")
+    if known:
+        (spool / ME / ".sequences.known").write_text(known)
+    os.sync()
+    reader.ask("UID STORE 1 -FLAGS (\\Seen)")
+    disk.cut()
+    server.kill()
+    reader.close()
+    disk.unmount()
+    disk.mount()
+    long_ago = time.time() - 60
+    os.utime(spool / ME / ".mh_sequences", (long_ago, long_ago))
+    servers.start("--imap-socket", str(path), spool=spool)
+    reader = Reader(path)
+    reader.ask("SELECT INBOX")
+    assert found(r"FLAGS \(([^)]*)\)", reader.ask("UID FETCH 1 (FLAGS)")) == ("",)
+    reader.close()

@@ -20,7 +20,7 @@ from smtpmail.spool.folder import Folder
 from smtpmail.spool.reader import cache
 from smtpmail.spool.reader.index import MAX_UID, SETTLED_NS, Index, Renumbered, read_flags, scan
 from smtpmail.spool.reader.lock import FolderLock, Numbers
-from smtpmail.spool.reader.mh_readers import KNOWN, note_changes, note_states
+from smtpmail.spool.reader.mh_readers import KNOWN, note_changes
 from smtpmail.spool.reader.recency import MARK, read_mark, write_mark
 from smtpmail.spool.reader.renumbering import moved
 from smtpmail.spool.reader.shared import known
@@ -270,7 +270,7 @@ class MailFolder:
             raise
         if durable:
             os.fsync(fd)
-            note_states(self.folder, {number: (before, after) for number, before, after in new})
+            self._known.readers.tell(self.folder, {number: (before, after) for number, before, after in new})
         return list(done.values())
 
     def _modseq(self, number: int) -> int:
@@ -321,7 +321,7 @@ class MailFolder:
             with self._lock.held(PATIENCE) as numbers:
                 self._place(messages, states, numbers)
                 os.fsync(self.folder.fd)
-                note_states(self.folder, {m.number: (frozenset({b"\\Seen"}), m.flags) for m in messages})
+                self._known.readers.tell(self.folder, {m.number: (frozenset({b"\\Seen"}), m.flags) for m in messages})
         finally:
             for state in states:
                 state.close()
@@ -386,7 +386,7 @@ class MailFolder:
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(f"{number}.status", dir_fd=self.folder.fd)
                 os.fsync(self.folder.fd)
-            note_states(self.folder, dict.fromkeys(removed, (_ANY, frozenset({b"\\Seen"}))))
+            self._known.readers.tell(self.folder, dict.fromkeys(removed, (_ANY, frozenset({b"\\Seen"}))))
         return removed
 
 

@@ -43,6 +43,9 @@ LISTED_SECONDS = 0.1
 LOST_SECONDS = 2.5
 """After so many seconds deliveries have put back what a reader has left out because it did not know of it."""
 
+MOST_LOOKED_AT = 1000
+"""Messages that came since the last agreement and are looked at one by one."""
+
 _UNSEEN = BY_FLAG[SEEN][0]
 
 
@@ -91,6 +94,14 @@ class MhReaders:
         # What was written just now may be written again within the same tick of the clock.
         self._looked_at = looked_at if not state or time.time_ns() - state[-1] > 20_000_000 else None
         return found
+
+    def tell(self, folder: Folder, states: Mapping[int, tuple[Flags, Flags]]) -> None:
+        """Tells MH readers what changed: for each number the flags before and after. With the folder's lock held.
+
+        When they are busy, the next look tells them.
+        """
+        if not note_changes(folder, changes_between(states)):
+            self.undecided = True
 
 
 def _compare(folder: Folder, index: Index) -> Differences:
@@ -175,20 +186,20 @@ def _state_of(folder: Folder) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def note_states(folder: Folder, states: Mapping[int, tuple[Flags, Flags]]) -> None:
-    """Tells MH readers what changed: for each number the flags before and after. Best effort, with the lock held."""
-    note_changes(folder, changes_between(states))
-
-
-def note_changes(folder: Folder, changes: Changes) -> None:
-    """The same, of sequences."""
+def note_changes(folder: Folder, changes: Changes) -> bool:
+    """Changes the sequences, and what both sides know of them. With the lock held; False when a reader holds theirs."""
     if changes:
         with contextlib.suppress(OSError):
             if not folder.exists(SEQUENCES) and not folder.exists(KNOWN):
                 # The first word that MH readers hear of the folder: what it leaves out, they would take for read.
                 changes = changes_between({n: (_UNMARKED, flags) for n, flags in _all_states(folder)})
-            if _rewrite(folder, changes):
-                _agree(folder, changes)
+            text = _rewrite(folder, changes)
+            if text is None:
+                return False
+            if not _agree(folder, changes, text):
+                # What one side says must not be on disk without what the other was told of it.
+                os.fsync(folder.fd)
+    return True
 
 
 _UNMARKED: Flags = frozenset({SEEN})
@@ -202,15 +213,15 @@ def _all_states(folder: Folder) -> Iterator[tuple[int, Flags]]:
             yield int(name), read_flags(folder, int(name))
 
 
-def _rewrite(folder: Folder, changes: Changes) -> bool:
-    """Changes the sequences; False when somebody else is at work on them. Raises OSError."""
+def _rewrite(folder: Folder, changes: Changes) -> bytes | None:
+    """Changes the sequences; returns them, None when somebody else is at work on them. Raises OSError."""
     fd = folder.open_file(SEQUENCES, os.O_RDWR | os.O_CREAT)
     try:
         # The lock that nmh, mailbox.MH and deliveries take; who holds it for long keeps their own view.
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         size = os.fstat(fd).st_size
         if size > LIMIT or dot_locked(folder) or not folder.is_same(SEQUENCES, fd):
-            return False
+            return None
         old = os.pread(fd, size, 0)
         new = change_sequences(old, changes)
         if new == old:
@@ -218,24 +229,38 @@ def _rewrite(folder: Folder, changes: Changes) -> bool:
             os.fsync(fd)
         else:
             replace_file(folder, SEQUENCES, new)
-        return True
+        return new
     finally:
         os.close(fd)
 
 
-def _agree(folder: Folder, changes: Changes) -> None:
-    """Notes that both sides know these changes. Raises OSError."""
+def _agree(folder: Folder, changes: Changes, text: bytes) -> bool:
+    """Notes that both sides know these changes, with the sequences as they are now; whether that was news, which makes
+    them durable. Raises OSError.
+    """
     known = _read(folder, KNOWN)
     last = _last_known(known)
     highest = max((number for added, removed in changes.values() for number in (*added, *removed)), default=0)
     lines = [line for line in (known or b"").split(b"\n") if line and not line.startswith(b"last:")]
     if highest > last:
-        # What came since is unseen until a reader says something else.
+        # What came since is unseen until a reader says something else, or was put here as seen.
         lines.append(line_of(_UNSEEN, [(last + 1, highest)]))
+        changes = {**changes, **_seen_from_the_start(folder, range(last + 1, highest + 1), text, changes)}
     lines.append(b"last: %d" % max(last, highest))
     new = change_sequences(b"\n".join(lines), {_UNSEEN: (set(), set()), **changes})
     if new != known:
         replace_file(folder, KNOWN, new)
+    return new != known
+
+
+def _seen_from_the_start(folder: Folder, numbers: range, text: bytes, changes: Changes) -> Changes:
+    """What both sides agree on of messages that nobody has noted before: that neither has them as new."""
+    if len(numbers) > MOST_LOOKED_AT:
+        return {}
+    added, removed = changes.get(_UNSEEN, (set(), set()))
+    unseen = members(text, _UNSEEN, numbers)
+    seen = {n for n in numbers if n not in unseen and SEEN in read_flags(folder, n)}
+    return {_UNSEEN: (added, removed | seen)}
 
 
 def _last_known(known: bytes | None) -> int:

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.spool import deliver
 
+from smtpmail.spool.files import write_all
 from smtpmail.spool.mailbox import Spool
 from smtpmail.spool.reader import mh_readers
 from smtpmail.spool.reader.account import Account
-from smtpmail.spool.reader.mailfolder import Gone, MailFolder
+from smtpmail.spool.reader.mailfolder import Gone, MailFolder, NewMessage
 from smtpmail.spool.reader.mh_readers import KNOWN
 from smtpmail.spool.reader.sequences import change_sequences, members
 
@@ -193,6 +194,25 @@ def test_what_could_not_be_told_is_told_later(box: Box) -> None:
     (box.path / ".mh_sequences.lock").unlink()
     assert box.flags()[1] == "SF"
     assert set(box.sequences().splitlines()) == {"unseen: 2-5", "flagged: 1"}
+
+
+def test_seen_from_the_start_and_then_not(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put here as seen, marked, and marked as unseen while a reader holds its lock: no reader has taken that back."""
+    monkeypatch.setattr(mh_readers, "LOST_SECONDS", -1.0)  # it was long ago
+    folder = box.open()
+    file = folder.new_file()
+    write_all(file.fd, [b"Subject: x\n\nx\n"])
+    folder.add([NewMessage(file, frozenset({SEEN}))])
+    file.close()
+    folder.close()
+    box.store(6, {FLAGGED})
+    assert box.flags() == {1: "", 2: "", 3: "", 4: "", 5: "", 6: "SF"}
+    (box.path / ".mh_sequences.lock").touch()
+    box.store(6, remove={SEEN})
+    (box.path / ".mh_sequences.lock").unlink()
+    assert box.flags()[6] == "F"
+    assert box.flags()[6] == "F"
+    assert set(box.sequences().splitlines()) == {"unseen: 1-6", "flagged: 6"}
 
 
 @pytest.mark.parametrize(
