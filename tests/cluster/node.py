@@ -121,7 +121,7 @@ class Load:
 
     def __init__(self, node: Node, book: Book, round_: int) -> None:
         self.accepted = 0
-        self._node = node
+        self.node = node
         self._book = book
         self._name = f"{node.name}r{round_}"
         self._stopping = False
@@ -130,7 +130,7 @@ class Load:
             thread.start()
 
     def _send(self, worker: int) -> None:
-        self._node.enter()
+        self.node.enter()
         users = [("bob",), ("anna",), ("anna", "bob"), ("bob",)][worker % 4]
         count = 0
         while not self._stopping:

@@ -23,9 +23,14 @@ SEED = int(os.environ.get("SMTPMAIL_SEED", str(random.SystemRandom().randrange(1
 
 
 def flowing(*loads: Load, messages: int = 10) -> None:
-    """Waits until mail is accepted on each side."""
+    """Waits until mail is accepted on each side; else tells what the servers complain of."""
     marks = [load.accepted + messages for load in loads]
-    wait_until(lambda: all(load.accepted >= mark for load, mark in zip(loads, marks, strict=True)), 120)
+    try:
+        wait_until(lambda: all(load.accepted >= mark for load, mark in zip(loads, marks, strict=True)), 120)
+    except AssertionError:
+        missing = [mark - load.accepted for load, mark in zip(loads, marks, strict=True)]
+        complaints = [load.node.complaints() for load in loads]
+        raise AssertionError(f"no mail on a side: {missing} messages missing; {complaints}") from None
 
 
 def tell(what: str, book: Book, found: object) -> None:

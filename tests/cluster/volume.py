@@ -46,8 +46,8 @@ class Volume:
             host.daemon("glusterd", "-N", "-L", "WARNING", port=24007, address=host.addresses[0])
         for other in self.hosts[1:]:
             self.gluster("peer", "probe", other.addresses[0])
-        wait_until(lambda: self.gluster("peer", "status").count("Peer in Cluster (Connected)") == len(self.hosts) - 1,
-                   "peers", 30)  # fmt: skip
+        # Each of them must know all others: the volume is made on all.
+        wait_until(lambda: all(self._peers(host) == len(self.hosts) - 1 for host in self.hosts), "peers", 60)
         bricks = [f"{host.addresses[0]}:{BRICK}/mail" for host in self.hosts]
         kind = ["replica", str(len(bricks)), *(["arbiter", "1"] if self._arbiter else [])]
         self.gluster("volume", "create", NAME, *kind, *bricks, "force")
@@ -73,6 +73,9 @@ class Volume:
     def gluster(self, *words: str, host: Host | None = None) -> str:
         """What the command says."""
         return (host or self.hosts[0]).run("gluster", "--mode=script", *words, timeout=120).stdout
+
+    def _peers(self, host: Host) -> int:
+        return self.gluster("peer", "status", host=host).count("Peer in Cluster (Connected)")
 
     # -- mounts
 
