@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import random
 import signal
-import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support.server import wait_until
@@ -91,6 +91,9 @@ def cut_network(volume: Volume, node: Node, rng: random.Random) -> None:
 
 Crash = Callable[[Volume, Node, random.Random], None]
 
+BESIDE = ThreadPoolExecutor()
+"""Its threads stay: servers and mounts end with the thread that started them (PR_SET_PDEATHSIG)."""
+
 
 @pytest.mark.parametrize("crash", [kill_server, kill_mount, kill_brick, cut_network])
 def test_crashes_under_load(whole: Volume, node: Start, crash: Crash) -> None:
@@ -123,13 +126,10 @@ def at_once(crash: Crash) -> Crash:
 
     def both(volume: Volume, node: Node, rng: random.Random) -> None:
         others = [n for n in NODES if n is not node]
-        threads = [threading.Thread(target=crash, args=(volume, n, random.Random(rng.random()))) for n in others]
-        for thread in threads:
-            thread.start()
+        crashes = [BESIDE.submit(crash, volume, n, random.Random(rng.random())) for n in others]
         crash(volume, node, rng)
-        for thread in threads:
-            thread.join(240)
-            assert not thread.is_alive()
+        for other in crashes:
+            other.result(240)
 
     both.__name__ = f"both_{crash.__name__}"
     return both
