@@ -17,6 +17,7 @@ Value = Callable[..., Any]
 HELD = 'LISTEN 0 511 0.0.0.0:80 0.0.0.0:* users:(("nginx",pid=7,fd=6))'
 SERVER = "https://acme-v02.api.letsencrypt.org/directory"
 MATCH = "Hostname mail.example.org does match certificate"
+SHOWN = "webroot_path = /var/www/html,"
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,7 @@ MATCH = "Hostname mail.example.org does match certificate"
     ],
 )
 def test_method(value: Value, held: str, shown: str, told: dict[str, str], method: str) -> None:
-    variables = {"smtpmail_acme_port": {"stdout": held}, "smtpmail_acme_shown": {"stdout": shown}, **told}
+    variables = {**seen([], held, shown), **told}
     assert value("smtpmail_acme_method", **variables) == method
     if method == "webroot":
         options = value("smtpmail_acme_options", **variables)["webroot"]
@@ -40,25 +41,72 @@ def test_method(value: Value, held: str, shown: str, told: dict[str, str], metho
 
 
 @pytest.mark.parametrize(
-    ("lines", "held", "told", "wanted"),
+    ("lines", "held", "shown", "told", "wanted"),
     [
-        ([], "", {}, True),
-        ([SERVER, "standalone", MATCH], "", {}, False),
-        (["standalone", SERVER, MATCH], "", {}, False),
-        ([SERVER, "standalone"], "", {}, True),
-        (["https://other.example/dir", "standalone", MATCH], "", {}, True),
-        ([SERVER, "standalone", MATCH], HELD, {}, True),
-        ([SERVER, "webroot", MATCH], HELD, {}, False),
-        ([SERVER, "webroot", MATCH], "", {}, False),
-        ([SERVER, "dns-rfc2136", MATCH], HELD, {"smtpmail_acme_challenge": "dns"}, False),
-        ([SERVER, "dns-rfc2136", MATCH], "", {"smtpmail_acme_challenge": "standalone"}, True),
+        ([], "", "", {}, True),
+        ([SERVER, "standalone", MATCH], "", "", {}, False),
+        (["standalone", SERVER, MATCH], "", "", {}, False),
+        ([SERVER, "standalone"], "", "", {}, True),
+        (["https://other.example/dir", "standalone", MATCH], "", "", {}, True),
+        ([SERVER, "standalone", MATCH], HELD, "", {}, True),
+        ([SERVER, "webroot", SHOWN, MATCH], HELD, "/var/www/html", {}, False),
+        ([SERVER, "webroot", SHOWN, MATCH], HELD, "/srv/www", {}, True),
+        ([SERVER, "webroot", SHOWN, MATCH], HELD, "", {}, True),
+        ([SERVER, "webroot", MATCH], HELD, "", {}, True),
+        ([SERVER, "webroot", SHOWN, MATCH], "", "", {}, True),
+        ([SERVER, "webroot", SHOWN, MATCH], "", "", {"challenge": "webroot", "webroot": "/var/www/html/"}, False),
+        ([SERVER, "webroot", SHOWN, MATCH], "", "", {"challenge": "webroot", "webroot": "/srv/www"}, True),
+        ([SERVER, "dns-rfc2136", MATCH], HELD, "", {"challenge": "dns"}, False),
+        ([SERVER, "dns-rfc2136", MATCH], "", "", {"challenge": "standalone"}, True),
+        ([SERVER, "dns-rfc2136", MATCH], HELD, "", {"challenge": "auto", "dns": "update"}, False),
+        ([SERVER, "dns-rfc2136", MATCH], HELD, "", {"challenge": "auto", "dns": "print"}, True),
     ],
 )
-def test_a_certificate_is_asked_for_when_one_is_missing_or_asked_for_otherwise(
-    value: Value, lines: list[str], held: str, told: dict[str, str], wanted: bool
+def test_a_certificate_is_asked_for_when_one_is_missing_or_its_renewals_would_not_work(
+    value: Value, lines: list[str], held: str, shown: str, told: dict[str, str], wanted: bool
 ) -> None:
-    now = {"stdout_lines": lines, "stdout": "\n".join(lines)}
-    assert value("smtpmail_acme_wanted", smtpmail_acme_now=now, smtpmail_acme_port={"stdout": held}, **told) is wanted
+    variables = {f"smtpmail_{key}" if key == "dns" else f"smtpmail_acme_{key}": told[key] for key in told}
+    found = seen(lines, held, shown)
+    assert value("smtpmail_acme_wanted", **found, **variables) is wanted
+
+
+def seen(lines: list[str], held: str = "", shown: str = "") -> dict[str, object]:
+    """What the role sees on a host: certificate and renewal, who has port 80, the folder that is shown there."""
+    return {
+        "smtpmail_acme_now": {"stdout_lines": lines, "stdout": "\n".join(lines)},
+        "smtpmail_acme_port": {"stdout": held},
+        "smtpmail_acme_shown": {"stdout": shown},
+    }
+
+
+@pytest.mark.parametrize(
+    ("lines", "held", "shown", "dns", "method"),
+    [
+        (["webroot", SHOWN], "", "", "print", "standalone"),
+        (["webroot", SHOWN], HELD, "/srv/www", "print", "webroot"),
+        (["webroot", SHOWN], HELD, "", "update", "dns"),
+        (["webroot", SHOWN], HELD, "", "print", ""),
+        (["dns-rfc2136"], "", "", "update", "dns"),
+        (["dns-rfc2136"], "", "", "print", "standalone"),
+    ],
+)
+def test_what_works_no_more_gives_way_to_what_does(
+    value: Value, lines: list[str], held: str, shown: str, dns: str, method: str
+) -> None:
+    found = seen([SERVER, *lines, MATCH], held, shown)
+    assert value("smtpmail_acme_method", **found, smtpmail_dns=dns) == method
+
+
+def test_what_serves_where_there_is_no_way(value: Value) -> None:
+    assert value("smtpmail_acme_meanwhile", **seen([])) == "a self-signed certificate serves"
+    lines = [SERVER, "webroot", SHOWN, "notAfter=Jan 24 06:00:00 2027 GMT", MATCH]
+    ends = "the certificate that is there serves, which ends on Jan 24 06:00:00 2027 GMT"
+    assert value("smtpmail_acme_meanwhile", **seen(lines)) == ends
+
+
+@pytest.mark.parametrize("path", ["/var/www/html", "/srv/my site"])
+def test_the_folder_of_last_time_is_read_as_certbot_writes_it(value: Value, path: str) -> None:
+    assert value("smtpmail_acme_folder", **seen([f"webroot_path = {path},"])) == path
 
 
 def test_the_primary_server_of_the_longest_zone_is_told(value: Value) -> None:
@@ -99,6 +147,8 @@ def test_the_folder_that_is_shown_is_found_and_left_clean(
     other.mkdir()
     webroot.main("mail.example.org", str(tmp_path / "missing"), str(other), str(site))
     assert capsys.readouterr().out == str(site)
+    webroot.main("mail.example.org", f"{site}/")
+    assert capsys.readouterr().out == str(site), "as certbot writes it"
     webroot.main("mail.example.org", str(other))
     assert capsys.readouterr().out == ""
     assert not [path for folder in (site, other) for path in folder.rglob("*") if path.is_file()]

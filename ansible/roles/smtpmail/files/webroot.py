@@ -1,7 +1,7 @@
 """Which folder the web server of this host shows for a name: webroot.py NAME FOLDER...
 
 Prints the first of the folders where a file of ours is found by http://NAME/.well-known/acme-challenge/FILE, asked at
-an address of the host itself; nothing when it is none of them.
+an address of the host itself; nothing when it is none of them. The path is written as certbot writes it down.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ PLACE = ".well-known/acme-challenge"
 
 
 def main(name: str, *folders: str) -> None:
-    print(next((folder for folder in folders if os.path.isdir(folder) and shows(name, folder)), ""), end="")
+    whole = map(os.path.abspath, folders)
+    print(next((folder for folder in whole if os.path.isdir(folder) and shows(name, folder)), ""), end="")
 
 
 def shows(name: str, folder: str) -> bool:

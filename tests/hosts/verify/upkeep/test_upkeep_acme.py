@@ -130,6 +130,34 @@ def test_a_web_server_on_the_authoritys_port_stays_and_shows_the_answer(
 
 
 @pytest.mark.usefixtures("web_server")
+def test_a_folder_that_is_shown_no_more_is_not_relied_on(mail: Host, remote: Host, authority: str) -> None:
+    deployed(**asked_of(authority))
+    assert renewed_by(mail) == "webroot"
+    first = served_certificate(remote)
+
+    mail.check_output("sed -i 's#root /var/www/html;#root /srv/elsewhere;#' /etc/nginx/sites-available/default")
+    mail.check_output("mkdir -p /srv/elsewhere && systemctl reload nginx")
+    said = " ".join(deployed(**asked_of(authority), smtpmail_dns="print").split())
+    assert "Port 80 is held by nginx, the authority asks there, and http://mail.dom.fr/ shows no usual folder." in said
+    assert "until then the certificate that is there serves, which ends on " in said
+    assert served_certificate(remote) == first
+
+    deployed(**asked_of(authority), smtpmail_acme_webroot="/srv/elsewhere/")
+    second = served_certificate(remote)
+    assert second != first
+    mail.check_output(RENEW)
+    third = served_certificate(remote)
+    assert third != second
+    deployed(**asked_of(authority), smtpmail_acme_webroot="/srv/elsewhere/")
+    assert served_certificate(remote) == third, "what serves is not asked for again"
+
+    mail.check_output("apt-get purge -y -qq nginx-light nginx")
+    deployed(**asked_of(authority))
+    assert renewed_by(mail) == "standalone"
+    mail.check_output(RENEW)
+
+
+@pytest.mark.usefixtures("web_server")
 def test_where_no_folder_is_shown_the_answer_goes_into_the_dns(mail: Host, remote: Host, authority: str) -> None:
     mail.check_output("sed -i 's#root /var/www/html;#root /srv/nowhere;#' /etc/nginx/sites-available/default")
     mail.check_output("systemctl reload nginx")
