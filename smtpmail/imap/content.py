@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from smtpmail.imap.fetch_items import Section
 from smtpmail.imap.header import Header, select_fields
 from smtpmail.imap.mime import Part, end_of_header, parse_message, wire_size
+from smtpmail.spool.reader.index import MAX_MESSAGE, mtime
 
 PIECE = 64 * 1024
 
@@ -23,11 +25,19 @@ _one_large = threading.Lock()
 
 
 class MessageFile:
-    """An open message. Each thing is read when it is asked for the first time. Methods raise OSError."""
+    """An open message. Each thing is read when it is asked for the first time. Methods raise OSError.
+
+    Raises FileNotFoundError, and closes the descriptor, when its owner has made it too large for a message.
+    """
 
     def __init__(self, fd: int) -> None:
+        status = os.fstat(fd)
+        if status.st_size > MAX_MESSAGE:
+            os.close(fd)
+            raise FileNotFoundError(errno.ENOENT, "the file is too large for a message")
         self._fd = fd
-        self.octets = os.fstat(fd).st_size
+        self.octets = status.st_size
+        self.date = mtime(status)
         self._head: bytes | None = None
         self._header: Header | None = None
         self._data: bytes | None = None
@@ -93,7 +103,7 @@ class MessageFile:
         if self._data is not None:
             return self._data.count(b"\n")
         count = position = 0
-        while piece := os.pread(self._fd, 4 * PIECE, position):
+        while piece := os.pread(self._fd, min(4 * PIECE, self.octets - position), position):
             count += piece.count(b"\n")
             position += len(piece)
         return count

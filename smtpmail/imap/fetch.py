@@ -111,8 +111,8 @@ class Fetcher:
         octets, pieces = found
         yield label + b" {%d}\r\n" % octets
         for piece in pieces:
-            octets -= len(piece)
-            yield piece
+            yield piece[:octets]
+            octets -= min(len(piece), octets)
         if octets:
             # Somebody changes the file while it is read: the client waits for what will not come.
             raise Torn(f"message changed while it was read: {octets} octets are missing")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from smtpmail.imap.responses import astring, listed
 from smtpmail.imap.scanner import BadSyntax, Scanner
 
 MAX_PARTS = 100
@@ -90,7 +91,7 @@ def _section(scanner: Scanner, name: bytes, *, peek: bool) -> Section:
         text, fields = _section_text(scanner, bool(parts))
     scanner.expect(b"]")
     spec = [b"%d" % part for part in parts] + ([text.encode()] if text else [])
-    names = b" (" + b" ".join(map(_astring, fields)) + b")" if fields else b""
+    names = b" " + listed(map(astring, fields)) if fields else b""
     label = name + b"[" + b".".join(spec) + names + b"]"
     return Section(label, parts, text, fields, peek, _partial(scanner))
 
@@ -139,13 +140,6 @@ def _binary(scanner: Scanner, name: bytes) -> Section:
     label = (b"BINARY.SIZE[" if size_only else b"BINARY[") + b".".join(b"%d" % part for part in parts) + b"]"
     partial = None if size_only else _partial(scanner)
     return Section(label, parts, peek=name != b"BINARY[", partial=partial, binary=True, size_only=size_only)
-
-
-def _astring(text: bytes) -> bytes:
-    """A name of a field in the response: as an atom, or quoted."""
-    if text and not set(text) & set(b' (){%*"\\]') and all(32 < c < 127 for c in text):
-        return text
-    return b'"' + text.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
 
 
 def parse_modifiers(scanner: Scanner) -> FetchModifiers:

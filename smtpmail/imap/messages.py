@@ -19,6 +19,7 @@ from smtpmail.imap.sorting import sort_messages
 from smtpmail.imap.threads import thread_messages
 from smtpmail.spool.files import copy_content
 from smtpmail.spool.reader.account import Account, NoSuchFolder
+from smtpmail.spool.reader.index import MAX_MESSAGE
 from smtpmail.spool.reader.mailfolder import MailFolder, NewMessage
 from smtpmail.spool.reader.states import RECENT, SEEN, Flags, with_flags, without_flags
 
@@ -160,6 +161,8 @@ class Messages:
                 source = folder.open_message(number)
                 try:
                     status = os.fstat(source)
+                    if status.st_size > MAX_MESSAGE:
+                        raise FileNotFoundError
                     file = target.new_file()
                     messages.append(NewMessage(file, folder.flags_now(number) | {RECENT}))
                     copy_content(source, 0, status.st_size, file.fd)
@@ -215,9 +218,10 @@ class Messages:
             returns = frozenset({"ALL"})
         found = self._matching(program.key)
         if returns is not None and "SAVE" in returns:
-            selected.saved = [selected.numbers[p] for p in _saved(found, returns)]
+            selected.saved = [selected.numbers[p] for p in _returned(found, returns)]
         shown = [selected.numbers[p] if command.uid else p + 1 for p in found]
-        modseq = max((selected.modseq(p) for p in found), default=0) if with_modseq else 0
+        returned = found if returns is None else _returned(found, returns)
+        modseq = max((selected.modseq(p) for p in returned), default=0) if with_modseq else 0
         if returns is None:
             words = [b"* SEARCH", *(b"%d" % n for n in shown)]
             if modseq:
@@ -285,8 +289,8 @@ class Messages:
         return ok("Threaded")
 
 
-def _saved(found: list[int], returns: frozenset[str]) -> list[int]:
-    """What `$` is from now on: with MIN or MAX alone, only these (RFC 5182 2.1)."""
+def _returned(found: list[int], returns: frozenset[str]) -> list[int]:
+    """What a search returns, of which SAVE and MODSEQ are told: with MIN or MAX alone, only these (RFC 5182 2.1)."""
     if not found or {"ALL", "COUNT"} & returns or not {"MIN", "MAX"} & returns:
         return found
     return sorted({*([found[0]] if "MIN" in returns else []), *([found[-1]] if "MAX" in returns else [])})

@@ -48,6 +48,11 @@ def bad(text: str, code: bytes = b"") -> Outcome:
     return Outcome(b"BAD", text, code)
 
 
+def sentence(text: str) -> str:
+    """The text with a capital at its start; the words of the protocol in it stay as they are."""
+    return text[:1].upper() + text[1:]
+
+
 class Refused(Exception):
     """A command that cannot be obeyed: the outcome says why."""
 

@@ -62,7 +62,7 @@ class Scanner:
     @property
     def at_end(self) -> bool:
         """Whether the command is over; blanks at its end are forgiven."""
-        return not self._at_literal and not self._text[self._position :].strip(b" ")
+        return self._index == len(self._literals) and not self._text[self._position :].strip(b" ")
 
     @property
     def at_last_literal(self) -> bool:

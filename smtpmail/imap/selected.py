@@ -9,7 +9,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterator
 
-from smtpmail.imap.content import MessageFile
+from smtpmail.imap.content import MessageFile, opened
 from smtpmail.imap.responses import Refused, bad, listed, no
 from smtpmail.imap.sequences import SequenceSet, format_set
 from smtpmail.imap.session import Enabled
@@ -89,17 +89,21 @@ class Selected:
         if place is None:
             raise FileNotFoundError
         index = self.index
-        if index.lines[place] == UNKNOWN:
-            if message is not None:
-                index.lines[place] = message.lines()
-            else:
-                opened = MessageFile(self.folder.open_message(self.numbers[position]))
-                try:
-                    index.lines[place] = opened.lines()
-                finally:
-                    opened.close()
-            self.folder.learned()
+        counted = index.lines[place] != UNKNOWN
+        if message is not None:
+            # Its owner may have written over it in place.
+            if not counted or (message.octets, message.date) != (index.octets[place], index.dates[place]):
+                self._measure(place, message)
+        elif not counted:
+            with opened(self.folder.open_message(self.numbers[position])) as found:
+                self._measure(place, found)
         return index.octets[place] + index.lines[place]
+
+    def _measure(self, place: int, message: MessageFile) -> None:
+        index = self.index
+        index.octets[place], index.dates[place] = message.octets, message.date
+        index.lines[place] = message.lines()
+        self.folder.learned()
 
     # -- sets of numbers
 

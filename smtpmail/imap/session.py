@@ -33,7 +33,7 @@ from smtpmail.imap.framing import (
     LiteralAhead,
     Pending,
 )
-from smtpmail.imap.responses import Outcome, bad, no, ok
+from smtpmail.imap.responses import Outcome, bad, no, ok, sentence
 from smtpmail.imap.scanner import BadSyntax, Scanner
 from smtpmail.imap.search_keys import UnknownCharset
 from smtpmail.mail.sasl import MECHANISMS, Aborted, Exchange, NotAllowed
@@ -98,6 +98,7 @@ class Session:
         self._sasl: Exchange | None = None
         self._left = 0
         self._utf8_append = False
+        self._idle_ended = False
         self._errors = 0
         self._failed_logins = 0
         self._preauth = user is not None
@@ -163,7 +164,7 @@ class Session:
 
     def idle_done(self) -> None:
         """The answer to StopIdle."""
-        self.finish(ok("Idle no more"))
+        self.finish(ok("Idle no more") if self._idle_ended else bad("DONE expected"))
 
     def append_accepted(self) -> None:
         """The answer to BeginAppend: let the message come."""
@@ -184,7 +185,7 @@ class Session:
         if self._mode in (Mode.MESSAGE, Mode.AFTER_MESSAGE):
             self._actions.append(AbortAppend())
         self.farewell = reason
-        self._output.append(f"* BYE {reason.capitalize()}\r\n".encode())
+        self._output.append(f"* BYE {sentence(reason)}\r\n".encode())
         self._hang_up()
 
     @property
@@ -222,7 +223,7 @@ class Session:
         except BadSyntax:
             tag = b"*"
         self._tag = tag
-        self.finish(bad(text.capitalize()))
+        self.finish(bad(sentence(text)))
 
     def _count_error(self) -> None:
         self._errors += 1
@@ -249,7 +250,7 @@ class Session:
                 raise BadSyntax("a literal with the message expected")
             self._obey(grammar.parse(name, scanner))
         except BadSyntax as error:
-            self.finish(bad(str(error).capitalize()))
+            self.finish(bad(sentence(str(error))))
         except UnknownCharset:
             self.finish(no("This charset is not known here", b"BADCHARSET (US-ASCII UTF-8)"))
         return True
@@ -269,7 +270,7 @@ class Session:
                     return
         except BadSyntax as error:
             self._reader.drop()
-            self.finish(bad(str(error).capitalize()))
+            self.finish(bad(sentence(str(error))))
             return
         stranger = self.state is State.NOT_AUTHENTICATED
         most = MAX_LITERALS_OF_STRANGERS if stranger else MAX_LITERALS
@@ -280,7 +281,7 @@ class Session:
             if stranger and not literal.asks:
                 self.close(reason)
             else:
-                self.finish(bad(reason.capitalize(), b"TOOBIG"))
+                self.finish(bad(sentence(reason), b"TOOBIG"))
             return
         if literal.asks:
             self._output.append(b"+ OK\r\n")
@@ -412,9 +413,8 @@ class Session:
         if line is None:
             return False
         self._mode = Mode.COMMAND
+        self._idle_ended = line.upper() == b"DONE"
         self._actions.append(StopIdle())
-        if line.upper() != b"DONE":
-            self._count_error()
         return True
 
     # -- append

@@ -25,6 +25,9 @@ MAX_UID = 2**32 - 1
 MAX_MESSAGE = 256 * 1024 * 1024
 """Octets: a larger file is no message. Its owner may make one out of nothing, and it would be read whole."""
 
+MAX_TIME = 2**63 - 1
+"""Nanoseconds since 1970, in the year 2262: neither an index nor a mod-sequence holds more."""
+
 SETTLED_NS = 20_000_000
 """Nanoseconds after which a change can't hide behind the mtime of an earlier one: clocks of file systems tick, each 10
 ms at the longest."""
@@ -81,7 +84,7 @@ def scan(folder: Folder, known: Index | None, last_number: Callable[[], int]) ->
     `last_number` reads the last number given: all up to it were in place before the look at the names began, so that
     none of them can be missed; a gap above it is looked at twice.
     """
-    stamp = os.fstat(folder.fd).st_mtime_ns
+    stamp = mtime(os.fstat(folder.fd))
     if known is not None and known.settled and known.stamp == stamp:
         return known
     settled = is_settled(stamp, time.time_ns(), local=is_local(folder.fd))
@@ -100,6 +103,11 @@ def scan(folder: Folder, known: Index | None, last_number: Callable[[], int]) ->
         old = bisect_right(index.numbers, read_mark(folder))
         index.flags[:old] = not_recent(index.flags[:old])
     return index
+
+
+def mtime(status: os.stat_result) -> int:
+    """When a file was changed, ns; the nearest that can be kept, for its owner may set any time."""
+    return min(max(status.st_mtime_ns, 0), MAX_TIME)
 
 
 def is_settled(stamp: int, now: int, *, local: bool) -> bool:
@@ -155,7 +163,7 @@ def _look_up(folder: Folder, number: int, inode: int, known: Index | None) -> _R
     if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_MESSAGE:
         return None
     modseq, flags = _read_state(folder, number)
-    return number, inode, status.st_size, max(status.st_mtime_ns, 0), modseq, UNKNOWN, flags
+    return number, inode, status.st_size, mtime(status), modseq, UNKNOWN, flags
 
 
 def _modseq(folder: Folder, number: int) -> int:
@@ -192,7 +200,7 @@ def _same_message(folder: Folder, known: Index, place: int | None, number: int) 
         status = os.stat(str(number), dir_fd=folder.fd, follow_symlinks=False)
     except FileNotFoundError:
         return None
-    if (status.st_size, status.st_mtime_ns) != (known.octets[place], known.dates[place]):
+    if (status.st_size, mtime(status)) != (known.octets[place], known.dates[place]):
         raise Renumbered
     return place
 

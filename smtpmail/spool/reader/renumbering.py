@@ -6,7 +6,7 @@ import os
 import stat
 
 from smtpmail.spool.folder import Folder
-from smtpmail.spool.reader.index import Index
+from smtpmail.spool.reader.index import Index, mtime
 from smtpmail.spool.reader.states import Flags
 
 
@@ -20,7 +20,7 @@ def moved(folder: Folder, known: Index) -> dict[int, Flags]:
             if not (entry.name.isascii() and entry.name.isdigit() and len(entry.name) <= 10):
                 continue
             status = entry.stat(follow_symlinks=False)
-            number, flags = before.get((status.st_ino, status.st_size, max(status.st_mtime_ns, 0)), (0, frozenset()))
+            number, flags = before.get((status.st_ino, status.st_size, mtime(status)), (0, frozenset()))
             if number and number != int(entry.name) and stat.S_ISREG(status.st_mode):
                 found[int(entry.name)] = flags
     return found

@@ -855,3 +855,74 @@ def test_strange_files(spool: Spool, tmp_path: Path, what: str, where: str) -> N
     assert b"secret" not in answers
     assert (tmp_path / "secret").read_text() == "secret"
     assert time.monotonic() - since < 20
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"Subject: longer\n\nmore\n" * 20, b"x\n", b"Subject: number 2\n\nbody\n\n\n", b""],
+    ids=["longer", "shorter", "more lines", "empty"],
+)
+def test_a_message_that_its_owner_writes_over(bob: ImapDialogue, tmp_path: Path, content: bytes) -> None:
+    bob.ok("SELECT INBOX")
+    bob.ok("FETCH 1:* RFC822.SIZE")
+    place = tmp_path / "bob/2"
+    with place.open("r+b") as file:
+        file.truncate(0)
+        file.write(content)
+    wire = content.replace(b"\n", b"\r\n")
+    expected = [b"* 2 FETCH (BODY[] {%d}\r\n%s RFC822.SIZE %d)" % (len(wire), wire, len(wire)), b"OK Fetched"]
+    assert bob.say("FETCH 2 (BODY.PEEK[] RFC822.SIZE)") == expected
+
+
+def test_a_message_that_its_owner_makes_huge(bob: ImapDialogue, tmp_path: Path) -> None:
+    """It takes no room on disk, and would take all memory."""
+    bob.ok("SELECT INBOX")
+    bob.ok("CREATE there")
+    os.truncate(tmp_path / "bob/2", 2**40)
+    for command in ("FETCH 2 BODYSTRUCTURE", "FETCH 2 BODY.PEEK[]", "FETCH 2 RFC822.SIZE", "COPY 2 there"):
+        assert bob.say(command) == [b"NO [EXPUNGEISSUED] Some of the messages were removed"]
+    for command in ("SEARCH TEXT number", "SORT (SUBJECT) UTF-8 ALL", "THREAD REFERENCES UTF-8 ALL"):
+        assert b"2" not in bob.ok(command)[0].replace(b"UTF-8", b"")
+
+
+@pytest.mark.parametrize("seconds", [-1, -(2**31), 2**33, 2**34])
+def test_times_that_its_owner_makes_up(bob: ImapDialogue, tmp_path: Path, seconds: int) -> None:
+    for name in ("2", "2.status", "."):
+        os.utime(tmp_path / "bob" / name, (seconds, seconds))
+    highest = b"".join(bob.ok("SELECT INBOX"))
+    assert 0 < int(re.search(rb"HIGHESTMODSEQ (\d+)", highest)[1]) < 2**63  # type: ignore[index]
+    assert bob.ok("FETCH 2 (INTERNALDATE RFC822.SIZE)")[0].startswith(b"* 2 FETCH (INTERNALDATE ")
+    os.utime(tmp_path / "bob", (seconds, seconds))
+    bob.ok("NOOP")
+    bob.ok("CLOSE")
+    bob.ok("SELECT INBOX")
+
+
+def test_idle_ends_with_done_alone(bob: ImapDialogue) -> None:
+    bob.ok("SELECT INBOX")
+    assert bob.send("a IDLE\r\nb NOOP\r\nc NOOP\r\n") == b"+ idling\r\na BAD DONE expected\r\nc OK Done\r\n"
+
+
+def test_names_of_fields_that_are_no_atoms(bob: ImapDialogue) -> None:
+    bob.ok("SELECT INBOX")
+    answer = bob.send(b'a FETCH 1 BODY.PEEK[HEADER.FIELDS ({4+}\r\na\r\nb {1+}\r\n\xe4 "c d")]\r\n')
+    assert answer.startswith(b'* 1 FETCH (BODY[HEADER.FIELDS ({4}\r\na\r\nb {1}\r\n\xe4 "c d")] {2}\r\n\r\n)\r\n')
+
+
+def test_a_literal_that_no_command_has(bob: ImapDialogue) -> None:
+    assert bob.send("a NOOP {1+}\r\nx\r\n") == b"a BAD Unexpected text at the end of the command\r\n"
+
+
+def test_modseq_of_what_a_search_returns(bob: ImapDialogue) -> None:
+    """RFC 7162 3.1.10: of the messages that MIN and MAX name."""
+    bob.ok("SELECT INBOX (CONDSTORE)")
+    bob.ok("STORE 2 +FLAGS x")
+    modseqs = [int(line.split(b"(")[2].rstrip(b")")) for line in bob.ok("FETCH 1:* MODSEQ")]
+
+    def told(returns: str) -> int:
+        line = bob.ok(f"SEARCH RETURN ({returns}) MODSEQ 1")[0]
+        return int(line.split()[-1])
+
+    assert told("MIN") == modseqs[0]
+    assert told("MIN MAX") == max(modseqs[0], modseqs[2])
+    assert told("MIN COUNT") == told("ALL") == modseqs[1]
