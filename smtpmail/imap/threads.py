@@ -34,6 +34,8 @@ class Node:
 
     def is_below(self, other: Node) -> bool:
         """Whether `other` is this node, or one above it."""
+        if not other.children:
+            return self is other  # nearly always: no need to climb a long thread
         node: Node | None = self
         while node is not None:
             if node is other:
@@ -168,11 +170,11 @@ def _gathered(roots: list[Node]) -> list[Node]:
                 or (other.is_reply and not root.is_reply and other.position is not None)
             ):
                 by_subject[root.subject] = root
-    merged: list[Node] = []
+    merged: dict[Node, Node] = {}
     for root in roots:
         main = by_subject.get(root.subject)
         if main is None or main is root:
-            merged.append(root)
+            merged[root] = root
         elif main.position is None:
             for child in [root] if root.position is not None else list(root.children):
                 main.adopt(child)
@@ -180,17 +182,15 @@ def _gathered(roots: list[Node]) -> list[Node]:
             main.adopt(root)
         else:
             together = Node(None, min(main.date, root.date), main.subject, main.is_reply)
-            merged = [together if node is main else node for node in merged]
-            if together not in merged:
-                merged.append(together)
+            merged[main] = together
             by_subject[root.subject] = together
             for node in (main, root):
                 for child in [node] if node.position is not None else list(node.children):
                     together.adopt(child)
-    merged = [node for node in merged if node.parent is None]
-    for root in merged:
+    threads = [node for node in merged.values() if node.parent is None]
+    for root in threads:
         _date(root)
-    return sorted(merged, key=_age)
+    return sorted(threads, key=_age)
 
 
 def _age(node: Node) -> tuple[float, int]:
