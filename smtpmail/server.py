@@ -10,6 +10,7 @@ import contextlib
 import gc
 import os
 import resource
+import select
 import signal
 import socket
 import threading
@@ -47,6 +48,9 @@ REPAIR_SECONDS = 3600.0
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 """Those that `_next_signal` returns."""
+
+START_SECONDS = 30
+"""Patience with processes that begin to serve: one that hangs is the watchdog's business."""
 
 SILENT_INTERVALS = 3
 """A process that proves nothing for so many intervals of the watchdog hangs."""
@@ -121,6 +125,8 @@ class Server:
         gc.freeze()
         # A child sees the end of this pipe when its parent is gone.
         lifeline, alive = os.pipe()
+        # And its parent the end of this one when each child serves.
+        self._serving, self._starting = os.pipe()
         # A shared spool has no journal, and perhaps no local folder.
         self._turns = Turns() if config.is_shared and processes > 1 else None
         processors = sorted(os.sched_getaffinity(0))
@@ -145,6 +151,7 @@ class Server:
                 )
             self._children.append(pid)
         os.close(lifeline)
+        os.close(self._starting)
         if self._children:
             _settle(processors, 0)
         journal = 0 if journals else None
@@ -158,6 +165,8 @@ class Server:
         if self._children:
             taken = (self._runner.submit, self._runner.look_at)
             threading.Thread(target=self._handover.run, args=taken, name="queue handover", daemon=True).start()
+        system.start()
+        self._wait_for_children()
         log.info(
             "server.started",
             version=__version__,
@@ -177,7 +186,6 @@ class Server:
         )
         system.read_users()
         system.inspector.read_keys()
-        system.start()
         front.start()
         if doors:
             doors.start()
@@ -279,6 +287,13 @@ class Server:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
+    def _wait_for_children(self) -> None:
+        """Returns when all of them serve, or have ended: who hears that the server has started may rely on it."""
+        poll = select.poll()
+        poll.register(self._serving, 0)
+        poll.poll(1000 * START_SECONDS)
+        os.close(self._serving)
+
     def _reap(self) -> bool:
         """Takes note of children that have ended; returns whether there were any."""
         before = len(self._children)
@@ -313,6 +328,7 @@ class Server:
             if doors:
                 doors.start()
             threading.Thread(target=self._follow_parent, args=(lifeline,), daemon=True).start()
+            os.close(self._starting)
             heart = system.heartbeat()
             while (number := _next_signal(self._watchdog)) in (None, signal.SIGHUP):
                 if number is None:

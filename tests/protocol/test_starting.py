@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -330,3 +331,18 @@ def test_a_doubtful_certificate_is_said_at_the_start(servers: Servers, certifica
 def test_a_misspelt_variable_is_said_at_the_start(servers: Servers) -> None:
     server = servers.start(environment={"SMTPMAIL_PROT": "2525"})
     assert "SMTPMAIL_PORT" in server.wait_event("setting.doubtful", setting="SMTPMAIL_PROT")["text"]
+
+
+def test_started_means_that_every_process_serves(servers: Servers, tmp_path: Path) -> None:
+    """Who hears it may take the queue away: no process looks for it any more to begin with."""
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "slow/sitecustomize.py").write_text(
+        "import os, time\nos.register_at_fork(after_in_child=lambda: time.sleep(1))\n"
+    )
+    environment = {"PYTHONPATH": f"{tmp_path / 'slow'}:{os.environ.get('PYTHONPATH', '')}"}
+    server = servers.start("--processes", "2", environment=environment)
+    (server.spool / ".queue").rename(server.spool / ".aside")
+    time.sleep(2)
+    assert server.process.poll() is None
+    (server.spool / ".aside").rename(server.spool / ".queue")
+    assert server.stop() == 0
