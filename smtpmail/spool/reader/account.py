@@ -10,7 +10,6 @@ import contextlib
 import os
 import shutil
 import stat
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -37,6 +36,9 @@ NO_SELECT = ".noselect"
 
 SUBSCRIPTIONS = ".subscriptions"
 SPECIAL_USE = ".special-use"
+DELETED = ".deleted."
+"""How the names of directories begin that are being removed."""
+
 DELETED_VALIDITY = ".uidvalidity.deleted"
 """The largest UIDVALIDITY of a folder that is no more."""
 
@@ -219,10 +221,10 @@ class Account:
             finally:
                 folder.close()
             # Gone at once for everybody; what is in it follows.
-            hidden = f".deleted.{os.getpid()}.{threading.get_ident()}"
+            hidden = DELETED + os.urandom(8).hex()
             os.rename(way[-1], hidden, src_dir_fd=parent.fd, dst_dir_fd=parent.fd)
             os.fsync(parent.fd)
-            shutil.rmtree(hidden, ignore_errors=True, dir_fd=parent.fd)
+            _sweep(parent)
         finally:
             parent.close()
 
@@ -377,6 +379,14 @@ def _subdirectories(folder: Folder) -> list[str]:
     with os.scandir(folder.fd) as entries:
         names = [e.name for e in entries if not e.name.startswith(".") and e.is_dir(follow_symlinks=False)]
     return [name for name in names if _is_text(name)]
+
+
+def _sweep(folder: Folder) -> None:
+    """Removes deleted directories; another session may have put its cache into one meanwhile, so older ones, too."""
+    with os.scandir(folder.fd) as entries:
+        names = [e.name for e in entries if e.name.startswith(DELETED) and e.is_dir(follow_symlinks=False)]
+    for name in names:
+        shutil.rmtree(name, ignore_errors=True, dir_fd=folder.fd)
 
 
 def _is_text(name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import time
 from pathlib import Path
 
@@ -449,6 +450,18 @@ def test_deleting_a_folder_that_has_children(bob: ImapDialogue) -> None:
     assert bob.say("DELETE a")[-1].startswith(b"NO [HASCHILDREN]")
     bob.ok("CREATE a")
     assert b"* 0 EXISTS" in bob.ok("SELECT a")
+
+
+def test_what_was_left_of_a_deleted_folder(bob: ImapDialogue, tmp_path: Path) -> None:
+    """A session that still reads it may save its cache while it is removed: nothing stays, no deletion fails."""
+    for name in ("a", "b"):
+        bob.ok(f"CREATE {name}")
+    left = tmp_path / "bob" / f".deleted.{os.getpid()}.{threading.get_ident()}"
+    left.mkdir()
+    (left / ".cache").touch()
+    bob.ok("DELETE a")
+    bob.ok("DELETE b")
+    assert not list((tmp_path / "bob").glob(".deleted.*"))
 
 
 def test_a_folder_that_comes_again_has_another_validity(bob: ImapDialogue) -> None:
