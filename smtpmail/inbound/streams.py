@@ -10,9 +10,7 @@ import ssl
 import threading
 from typing import Protocol
 
-from smtpmail.inbound.linger import linger
-
-RECEIVE_SIZE = 64 * 1024
+from smtpmail.inbound.linger import RECEIVE_SIZE, linger
 
 FINISH_SECONDS = 1.0
 """Seconds that a client has, after the last response, to end the connection."""
