@@ -123,15 +123,6 @@ def _compare(folder: Folder, index: Index) -> Differences:
         else:
             continue
         ours = {n for n, flags in zip(numbers, index.flags, strict=True) if (flag in flags) is is_set}
-        for number in ours ^ now:
-            # The index may be older than the files: nobody is told what was so before.
-            if not folder.exists(str(number)):
-                now.discard(number)
-                ours.discard(number)
-            elif (flag in read_flags(folder, number)) is is_set:
-                ours.add(number)
-            else:
-                ours.discard(number)
         by_reader = before ^ now
         for number in (by_reader & (ours ^ now)) - _maybe_lost(folder, found, name, before - now, changed_at):
             added, removed = found.states.get(number, (frozenset(), frozenset()))
@@ -140,8 +131,13 @@ def _compare(folder: Folder, index: Index) -> Differences:
             else:
                 removed |= {flag}
             found.states[number] = (added, removed)
-        if text is not None and (stale := (ours ^ now) - by_reader):
-            found.sequences[name] = (stale & ours, stale - ours)
+        if text is None:
+            continue
+        # The index may be older than the files: nobody is told what was so before.
+        differ = {n for n in (ours ^ now) - by_reader if folder.exists(str(n))}
+        has = {n for n in differ if (flag in read_flags(folder, n)) is is_set}
+        if changed := has ^ (differ & now):
+            found.sequences[name] = (changed & has, changed - has)
     return found
 
 
