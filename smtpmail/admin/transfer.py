@@ -223,8 +223,9 @@ def _digest(text: bytes) -> bytes:
 
 
 def _text_of(folder: MailFolder, number: int) -> bytes:
-    with open(folder.open_message(number), "rb") as file:
-        return file.read()
+    fd, status = folder.open_message(number)
+    with open(fd, "rb") as file:
+        return file.read(status.st_size)
 
 
 def _messages(folder: MailFolder) -> Iterator[tuple[int, Flags, float, bytes]]:

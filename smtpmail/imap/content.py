@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import threading
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from collections.abc import Iterator
 from smtpmail.imap.fetch_items import Section
 from smtpmail.imap.header import Header, select_fields
 from smtpmail.imap.mime import Part, end_of_header, parse_message, wire_size
-from smtpmail.spool.reader.index import MAX_MESSAGE, mtime
+from smtpmail.spool.reader.index import mtime
 
 PIECE = 64 * 1024
 
@@ -25,16 +24,9 @@ _one_large = threading.Lock()
 
 
 class MessageFile:
-    """An open message. Each thing is read when it is asked for the first time. Methods raise OSError.
+    """An open message, as `open_message` gives it. Each thing is read when it is first asked for, or raises OSError."""
 
-    Raises FileNotFoundError, and closes the descriptor, when its owner has made it too large for a message.
-    """
-
-    def __init__(self, fd: int) -> None:
-        status = os.fstat(fd)
-        if status.st_size > MAX_MESSAGE:
-            os.close(fd)
-            raise FileNotFoundError(errno.ENOENT, "the file is too large for a message")
+    def __init__(self, fd: int, status: os.stat_result) -> None:
         self._fd = fd
         self.octets = status.st_size
         self.date = mtime(status)
@@ -205,9 +197,9 @@ def to_wire(data: bytes) -> bytes:
 
 
 @contextlib.contextmanager
-def opened(fd: int) -> Iterator[MessageFile]:
+def opened(fd: int, status: os.stat_result) -> Iterator[MessageFile]:
     """The message behind a descriptor, closed in the end."""
-    message = MessageFile(fd)
+    message = MessageFile(fd, status)
     try:
         yield message
     finally:

@@ -39,7 +39,7 @@ class Fetcher:
                 yield b"* %d FETCH %s\r\n" % (position + 1, listed(items))
                 continue
             try:
-                message = MessageFile(self._selected.folder.open_message(self._selected.numbers[position]))
+                message = MessageFile(*self._selected.folder.open_message(self._selected.numbers[position]))
             except OSError:
                 # Removed by somebody, or a link or the like that was put in its place.
                 self.missing = True

@@ -149,7 +149,7 @@ def _total_size(folder: MailFolder) -> int:
     for place, lines in enumerate(index.lines):
         if lines == UNKNOWN:
             try:
-                message = MessageFile(folder.open_message(index.numbers[place]))
+                message = MessageFile(*folder.open_message(index.numbers[place]))
             except OSError:
                 index.lines[place] = 0  # removed meanwhile
                 continue

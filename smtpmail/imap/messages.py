@@ -19,7 +19,6 @@ from smtpmail.imap.sorting import sort_messages
 from smtpmail.imap.threads import thread_messages
 from smtpmail.spool.files import copy_content
 from smtpmail.spool.reader.account import Account, NoSuchFolder
-from smtpmail.spool.reader.index import MAX_MESSAGE
 from smtpmail.spool.reader.mailfolder import MailFolder, NewMessage
 from smtpmail.spool.reader.states import RECENT, SEEN, Flags, with_flags, without_flags
 
@@ -158,11 +157,8 @@ class Messages:
         folder = self._selected.folder
         try:
             for number in numbers:
-                source = folder.open_message(number)
+                source, status = folder.open_message(number)
                 try:
-                    status = os.fstat(source)
-                    if status.st_size > MAX_MESSAGE:
-                        raise FileNotFoundError
                     file = target.new_file()
                     messages.append(NewMessage(file, folder.flags_now(number) | {RECENT}))
                     copy_content(source, 0, status.st_size, file.fd)
@@ -338,7 +334,7 @@ class Found:
 
     def file(self) -> MessageFile:
         if self._file is None:
-            self._file = MessageFile(self._selected.folder.open_message(self.number))
+            self._file = MessageFile(*self._selected.folder.open_message(self.number))
         return self._file
 
     def close(self) -> None:

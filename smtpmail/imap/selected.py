@@ -95,7 +95,7 @@ class Selected:
             if not counted or (message.octets, message.date) != (index.octets[place], index.dates[place]):
                 self._measure(place, message)
         elif not counted:
-            with opened(self.folder.open_message(self.numbers[position])) as found:
+            with opened(*self.folder.open_message(self.numbers[position])) as found:
                 self._measure(place, found)
         return index.octets[place] + index.lines[place]
 

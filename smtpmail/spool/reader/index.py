@@ -7,6 +7,7 @@ are new are read.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import time
@@ -103,6 +104,29 @@ def scan(folder: Folder, known: Index | None, last_number: Callable[[], int]) ->
         old = bisect_right(index.numbers, read_mark(folder))
         index.flags[:old] = not_recent(index.flags[:old])
     return index
+
+
+def open_message(folder: Folder, number: int) -> tuple[int, os.stat_result]:
+    """A descriptor of a message, and what it is like; its owner may change it at any time, so who reads goes by that.
+
+    Raises OSError, FileNotFoundError when it was removed, made too large for a message, or something else, a link say,
+    was put in its place.
+    """
+    try:
+        fd = folder.open_file(str(number), os.O_RDONLY)
+    except OSError as error:
+        if error.errno in _NO_MESSAGE:
+            raise FileNotFoundError(errno.ENOENT, error.strerror, error.filename) from None
+        raise
+    status = os.fstat(fd)
+    if status.st_size > MAX_MESSAGE:
+        os.close(fd)
+        raise FileNotFoundError(errno.ENOENT, "too large for a message", os.path.join(folder.path, str(number)))
+    return fd, status
+
+
+_NO_MESSAGE = frozenset({errno.EINVAL, errno.ELOOP, errno.ENXIO})
+"""What `open_file` and open(2) say of links, FIFOs and the like."""
 
 
 def mtime(status: os.stat_result) -> int:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from smtpmail.spool.files import NewFile, is_local, sync_files, write_all
 from smtpmail.spool.folder import Folder
 from smtpmail.spool.reader import cache
-from smtpmail.spool.reader.index import MAX_UID, SETTLED_NS, Index, Renumbered, read_flags, scan
+from smtpmail.spool.reader.index import MAX_UID, SETTLED_NS, Index, Renumbered, open_message, read_flags, scan
 from smtpmail.spool.reader.lock import FolderLock, Numbers
 from smtpmail.spool.reader.mh_readers import KNOWN, note_changes
 from smtpmail.spool.reader.recency import MARK, read_mark, write_mark
@@ -192,16 +192,9 @@ class MailFolder:
                 self._change_some(list(flags), lambda number, _: flags[number], None, [])
             return new_validity(self.folder, self._validity_above())
 
-    def open_message(self, number: int) -> int:
-        """A descriptor of a message. Raises OSError, FileNotFoundError when it was removed or something else, a link
-        say, was put in its place.
-        """
-        try:
-            return self.folder.open_file(str(number), os.O_RDONLY)
-        except OSError as error:
-            if error.errno in _NO_MESSAGE:
-                raise FileNotFoundError(errno.ENOENT, error.strerror, error.filename) from None
-            raise
+    def open_message(self, number: int) -> tuple[int, os.stat_result]:
+        """A descriptor of a message, and what it is like (index.open_message). Raises OSError, FileNotFoundError."""
+        return open_message(self.folder, number)
 
     # -- states
 
@@ -391,6 +384,3 @@ class MailFolder:
 
 
 _ANY = frozenset({b"\\Answered", b"\\Flagged"})
-
-_NO_MESSAGE = frozenset({errno.EINVAL, errno.ELOOP, errno.ENXIO})
-"""What `open_file` and open(2) say of links, FIFOs and the like."""

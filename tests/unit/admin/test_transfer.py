@@ -5,6 +5,7 @@ from __future__ import annotations
 import mailbox
 import os
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from click.testing import CliRunner, Result
 
 from smtpmail.admin.mail_sources import kind_of, read
 from smtpmail.cli import cli
+from smtpmail.spool.reader.account import Account
+from smtpmail.spool.reader.index import MAX_MESSAGE
 
 TEXTS = {
     "1": b"From: a@b.example\nSubject: one\n\nFrom here\n",
@@ -109,6 +112,20 @@ def test_out_and_in_again(spool: Path, form: str) -> None:
     else:
         run(spool, "export", "bob", str(target), "--format", "maildir")
         assert len(mailbox.Maildir(target)) == 3
+
+
+def test_a_message_that_its_owner_makes_huge_is_left_out(spool: Path) -> None:
+    """Out of nothing, after its size was noted: it is never read whole."""
+    make_mbox(spool.parent / "box")
+    run(spool, "import", "bob", str(spool.parent / "box"))
+    time.sleep(0.05)  # so that what is found counts for the next time
+    account = Account(str(spool), "bob")
+    folder = account.open("INBOX")
+    folder.refresh()
+    folder.close()
+    account.close()
+    os.truncate(spool / "bob/2", MAX_MESSAGE + 1)
+    assert "2 messages exported" in run(spool, "export", "bob", str(spool.parent / "out"))
 
 
 def test_quotes_come_back(spool: Path) -> None:

@@ -64,7 +64,7 @@ def sections(message: bytes, *names: str) -> list[bytes | None]:
         with tempfile.TemporaryFile() as file:
             file.write(message)
             file.flush()
-            with opened(os.dup(file.fileno())) as opened_message:
+            with opened(os.dup(file.fileno()), os.fstat(file.fileno())) as opened_message:
                 result = opened_message.section(section, len(to_wire(message)))
                 if result is None:
                     found.append(None)
@@ -226,7 +226,7 @@ def test_a_large_message_is_read_in_pieces() -> None:
     with tempfile.TemporaryFile() as file:
         file.write(message)
         file.flush()
-        opened_message = MessageFile(os.dup(file.fileno()))
+        opened_message = MessageFile(os.dup(file.fileno()), os.fstat(file.fileno()))
         assert opened_message.lines() == message.count(b"\n")
         assert opened_message.head() == b"Subject: x\n\n"
         assert opened_message._data is None
