@@ -143,25 +143,21 @@ def test_unix_socket(reading: Server, tmp_path: Path) -> None:
     assert b"BYE" in reader.readline() + reader.readline()
 
 
-def test_unix_socket_of_another_account(reading: Server, tmp_path: Path) -> None:
+def test_unix_socket_of_another_account(open_folder: Path, servers: Servers) -> None:
     """Nobody has a mailbox of their own, and sees no other."""
     require.root()
-    tmp_path.chmod(0o755)
-    for parent in tmp_path.parents:
-        if parent.stat().st_uid == os.getuid() and parent != Path("/"):
-            parent.chmod(parent.stat().st_mode | 0o011)
+    path = open_folder / "imap.sock"
+    server = servers.start("--imap-socket", str(path))
     code = (
         "my $s = IO::Socket::UNIX->new($ARGV[0]) or die; print $s qq(a SELECT INBOX\\r\\nb LOGOUT\\r\\n); "
         "$s->flush; print while <$s>"
     )
-    mailbox(reading.spool, 2)
+    mailbox(server.spool, 2)
     perl = require.tool("perl")
-    said = run(
-        "setpriv", "--reuid=nobody", "--clear-groups", perl, "-MIO::Socket::UNIX", "-e", code, tmp_path / "imap.sock"
-    )
+    said = run("setpriv", "--reuid=nobody", "--clear-groups", perl, "-MIO::Socket::UNIX", "-e", code, path)
     assert said.startswith("* PREAUTH")
     assert "* 0 EXISTS" in said
-    assert reading.wait_event("imap.opened", user="nobody")
+    assert server.wait_event("imap.opened", user="nobody")
 
 
 def test_devices(reading: Server, tmp_path: Path, certificate: Certificate) -> None:

@@ -6,8 +6,6 @@ import os
 import pwd
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -39,18 +37,10 @@ def interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    """One that other accounts can reach: pytest's own are closed to them."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as made:
-        Path(made).chmod(0o711)
-        yield Path(made)
-
-
-@pytest.fixture
-def spool(folder: Path) -> Path:
+def spool(open_folder: Path) -> Path:
     """A folder that root owns, for now."""
-    (folder / "spool").mkdir()
-    return folder / "spool"
+    (open_folder / "spool").mkdir()
+    return open_folder / "spool"
 
 
 def uids(server: Server) -> set[str]:
@@ -83,23 +73,23 @@ def test_otherwise_it_says_loudly_that_it_is_root(servers: Servers, spool: Path)
     assert servers.start(spool=spool).wait_event("server.runs_as_root")["level"] == "warning"
 
 
-def test_what_the_account_may_not_do_is_found_before_a_port_is_open(spool: Path, folder: Path) -> None:
+def test_what_the_account_may_not_do_is_found_before_a_port_is_open(spool: Path, open_folder: Path) -> None:
     name = pwd.getpwuid(NOBODY).pw_name
     options = ["--spool", str(spool), "--port", "0", *NO_RESOLVER]
     assert_one_line(run(*options, "--user", name), "--spool", str(spool), "not writable")
     assert_one_line(run(*options, "--user", "no-such-account"), "--user", "no-such-account")
     os.chown(spool, NOBODY, NOBODY)
-    key = folder / "key.pem"
+    key = open_folder / "key.pem"
     key.touch(0o600)
     assert_one_line(run(*options, "--tls-cert", str(key)), "--tls-cert", "Permission denied")
 
 
-def test_a_link_in_place_of_the_queue_makes_nothing_elsewhere(spool: Path, folder: Path) -> None:
+def test_a_link_in_place_of_the_queue_makes_nothing_elsewhere(spool: Path, open_folder: Path) -> None:
     """Planted by the owner of the spool: root would follow it."""
-    (spool / ".queue").symlink_to(folder / "made by root")
+    (spool / ".queue").symlink_to(open_folder / "made by root")
     os.chown(spool, NOBODY, NOBODY)
     assert_one_line(run("--spool", str(spool), "--port", "0", *NO_RESOLVER), "--queue")
-    assert not (folder / "made by root").exists()
+    assert not (open_folder / "made by root").exists()
 
 
 def test_commands_of_root_leave_nothing_that_the_server_cannot_read(servers: Servers, spool: Path) -> None:

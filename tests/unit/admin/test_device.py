@@ -23,12 +23,9 @@ def call(folder: Path, *arguments: str) -> tuple[int, str]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(open_folder: Path) -> Path:
     """The service's own; it can be reached, as a state directory can."""
-    for parent in (tmp_path, *tmp_path.parents):
-        if not parent.stat().st_mode & 0o001:
-            parent.chmod(0o755)
-    folder = tmp_path / "state"
+    folder = open_folder / "state"
     folder.mkdir(0o700)
     os.chown(folder, NOBODY, NOBODY)
     return folder

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mailbox
 import os
-import tempfile
 import time
 from pathlib import Path
 
@@ -175,14 +174,11 @@ def test_hostile_sources(spool: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-def test_root_imports_for_the_owner() -> None:
-    # pytest's own folders are closed to other accounts.
-    with tempfile.TemporaryDirectory() as name:
-        Path(name).chmod(0o755)
-        spool = Path(name) / "spool"
-        spool.mkdir()
-        make_mbox(spool.parent / "source")
-        os.chown(spool, 4711, 4711)
-        run(spool, "import", "bob", str(spool.parent / "source"))
-        owners = {p.stat().st_uid for p in [spool / "bob", *(spool / "bob").iterdir()]}
-        assert owners == {4711}
+def test_root_imports_for_the_owner(open_folder: Path) -> None:
+    spool = open_folder / "spool"
+    spool.mkdir()
+    make_mbox(spool.parent / "source")
+    os.chown(spool, 4711, 4711)
+    run(spool, "import", "bob", str(spool.parent / "source"))
+    owners = {p.stat().st_uid for p in [spool / "bob", *(spool / "bob").iterdir()]}
+    assert owners == {4711}

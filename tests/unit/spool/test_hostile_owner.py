@@ -9,9 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -194,15 +193,7 @@ def test_numbers_taken_ahead_of_the_lock_file(spool: Spool, tmp_path: Path) -> N
     assert deliver(spool, "bob") == [5001]
 
 
-@pytest.fixture
-def open_path() -> Iterator[Path]:
-    """A folder that other accounts can reach, as those of pytest cannot be."""
-    with tempfile.TemporaryDirectory() as path:
-        os.chmod(path, 0o755)
-        yield Path(path)
-
-
-def test_rights_that_are_missing(open_path: Path) -> None:
+def test_rights_that_are_missing(open_folder: Path) -> None:
     """As another account than root: a folder that is closed to us, one on a file system that may not be written."""
     require.root()
     script = """
@@ -243,9 +234,9 @@ assert deliver(spool, "empty") == [1]
 assert (root / "empty/.mh_sequences").read_text() == "unseen: 1\\n"
 spool.repair()
 """
-    ran = subprocess.run([sys.executable, "-c", script, open_path], capture_output=True, text=True, check=False)
+    ran = subprocess.run([sys.executable, "-c", script, open_folder], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
-    assert (open_path / "sequences/.mh_sequences").read_text() == "cur: 1\n"
+    assert (open_folder / "sequences/.mh_sequences").read_text() == "cur: 1\n"
     assert "mailbox.skipped" in ran.stdout
     assert "mailbox.unseen_skipped" in ran.stdout
 
