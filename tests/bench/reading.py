@@ -197,9 +197,10 @@ def idle_of_smtpmail(folder: Path, count: int) -> tuple[float, float]:
             lines += [_idle(stack, folder / "imap.sock") for _ in range(count)]
             time.sleep(1)
             used = (processes.memory(server.pid).proportional - before) / count / 1024
-            account = Account(str(folder / "spool"), USER)
+            account = stack.enter_context(contextlib.closing(Account(str(folder / "spool"), USER)))
             inbox = account.open("INBOX")
             new = NewMessage(_file(inbox, message(1)), frozenset())
+            stack.callback(new.file.close)
             since = time.perf_counter()
             inbox.add([new])
             for line in lines:
