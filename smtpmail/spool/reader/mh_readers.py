@@ -124,7 +124,8 @@ def _compare(folder: Folder, index: Index) -> Differences:
             continue
         ours = {n for n, flags in zip(numbers, index.flags, strict=True) if (flag in flags) is is_set}
         by_reader = before ^ now
-        for number in (by_reader & (ours ^ now)) - _maybe_lost(folder, found, name, before - now, changed_at):
+        told = by_reader & (ours ^ now)
+        for number in told - _maybe_lost(folder, found, name, told & before, changed_at):
             added, removed = found.states.get(number, (frozenset(), frozenset()))
             if (number in now) is is_set:
                 added |= {flag}

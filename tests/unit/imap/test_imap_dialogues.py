@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import threading
@@ -183,6 +184,26 @@ def test_a_select_that_fails_selects_nothing(bob: ImapDialogue) -> None:
     bob.ok("SELECT INBOX")
     assert bob.say("SELECT nowhere")[-1].startswith(b"NO [NONEXISTENT]")
     assert bob.say("FETCH 1 FLAGS") == [b"BAD No mailbox is selected"]
+
+
+def test_a_state_that_cannot_be_opened_for_want_of_descriptors(
+    bob: ImapDialogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says nothing of the message, which would be new again to its client otherwise."""
+    (tmp_path / "bob" / "2.status").write_text("\\Seen\n")
+    open_file, there_are = os.open, [False]
+
+    def scarce(path: str, *args: int, **kwargs: int) -> int:
+        if path == "2.status" and not there_are[0]:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return open_file(path, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", scarce)
+        assert bob.say("SELECT INBOX")[-1].startswith(b"NO ")
+        there_are[0] = True
+        bob.ok("SELECT INBOX")
+    assert bob.ok("FETCH 2 FLAGS") == [b"* 2 FETCH (FLAGS (\\Seen))"]
 
 
 def test_empty_folder(bob: ImapDialogue) -> None:
