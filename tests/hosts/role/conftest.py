@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import types
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar, trust_as_template
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -46,14 +48,17 @@ def read(path: Path) -> Any:
 def templar() -> Callable[..., Templar]:
     """A templar with the variables of the role, and those that are given."""
 
-    def make(**variables: object) -> Templar:
-        loader = DataLoader()
-        known: dict[str, Any] = {}
-        for name in ("defaults", "vars"):
-            known |= loader.load_from_file(str(ROLE / name / "main.yml"), trusted_as_template=True)
-        return Templar(loader, variables=known | GATHERED | variables)
+    return lambda **variables: Templar(DataLoader(), variables=known() | GATHERED | variables)
 
-    return make
+
+@functools.cache
+def known() -> dict[str, Any]:
+    """The variables of the role."""
+    init_plugin_loader([])
+    found: dict[str, Any] = {}
+    for name in ("defaults", "vars"):
+        found |= DataLoader().load_from_file(str(ROLE / name / "main.yml"), trusted_as_template=True)
+    return found
 
 
 @pytest.fixture
