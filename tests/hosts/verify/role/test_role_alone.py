@@ -174,6 +174,30 @@ def test_a_certificate_of_the_host_is_taken_and_so_are_its_renewals(mail: Host) 
     assert not mail.file("/etc/systemd/system/smtpmail-certificate.path").exists
 
 
+# -- the package and the wheels in turns
+
+
+def test_package_and_wheels_take_turns(mail: Host) -> None:
+    """What cron and its like call works all the while, whichever is the current release and whichever came first."""
+    turns = (
+        ("deploy.yml", {"smtpmail_install": "package"}, True),
+        ("deploy.yml", {}, False),
+        ("rollback.yml", {}, True),
+        ("deploy.yml", {"smtpmail_install": "package"}, True),
+        ("deploy.yml", {}, False),
+    )
+    for playbook, settings, packaged in turns:
+        options = with_tags("service") if playbook == "deploy.yml" else ()
+        deployed(playbook, options=options, **settings)
+        assert mail.file("/opt/smtpmail/current").linked_to.endswith("/releases/package") is packaged
+        subject = new_subject()
+        mail.check_output(
+            "printf 'Subject: %%s\\n\\nHello.\\n' %s | runuser -u nobody -- /usr/sbin/sendmail bob", subject
+        )
+        the_message(mail, f"{SPOOL}/bob", subject)
+        mail.check_output("mailq && newaliases && /usr/bin/smtpmail --version")
+
+
 # -- programs of the host
 
 
