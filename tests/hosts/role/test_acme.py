@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -102,6 +103,64 @@ def test_what_serves_where_there_is_no_way(value: Value) -> None:
     lines = [SERVER, "webroot", SHOWN, "notAfter=Jan 24 06:00:00 2027 GMT", MATCH]
     ends = "the certificate that is there serves, which ends on Jan 24 06:00:00 2027 GMT"
     assert value("smtpmail_acme_meanwhile", **seen(lines)) == ends
+
+
+KEY = "/etc/smtpmail/acme-dns.ini"
+ENDS = "notAfter=Jan 24 06:00:00 2027 GMT"
+BY_DNS = [SERVER, "dns-rfc2136", KEY, ENDS, MATCH]
+
+
+@pytest.mark.parametrize(
+    ("lines", "dns", "goes_on"),
+    [
+        (BY_DNS, "print", True),
+        (BY_DNS, "none", True),
+        (BY_DNS, "update", False),
+        ([SERVER, "dns-rfc2136", ENDS, MATCH], "print", False),
+        ([SERVER, "dns-rfc2136", KEY, ENDS], "print", False),
+        (["https://other.example/dir", "dns-rfc2136", KEY, ENDS, MATCH], "print", False),
+        ([SERVER, "webroot", SHOWN, ENDS, MATCH], "print", False),
+    ],
+)
+def test_renewals_that_go_on_without_the_play_are_told(value: Value, lines: list[str], dns: str, goes_on: bool) -> None:
+    """smtpmail_dns is update no more and port 80 no way: certbot still has the key."""
+    found = seen(lines, HELD)
+    said = value("smtpmail_acme_no_way", **found, smtpmail_dns=dns).strip()
+    held = "Port 80 is held by nginx, the authority asks there, and http://mail.example.org/ shows no usual folder. "
+    assert said.startswith(held)
+    if goes_on:
+        assert said.startswith(
+            f"{held}certbot goes on renewing the certificate by dynamic updates, as it did before smtpmail_dns was"
+            f" {dns}, for as long as the name server takes the key in {KEY} (the certificate that serves ends on"
+            " Jan 24 06:00:00 2027 GMT). To be independent of that key, set smtpmail_acme_webroot"
+        )
+        assert "until then" not in said
+    else:
+        assert f"{held}Set smtpmail_acme_webroot" in said
+        assert "; until then " in said
+        assert value("smtpmail_acme_goes_on", **found, smtpmail_dns=dns) == ""
+
+
+@pytest.mark.parametrize(("name", "taken"), [("mail.example.org", True), ("old.example.org", False)])
+def test_a_certificate_for_the_name_of_before_is_not_served(
+    render: Callable[..., str], tmp_path: Path, name: str, taken: bool
+) -> None:
+    lineage, log = tmp_path / "lineage", tmp_path / "log"
+    lineage.mkdir()
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc",
+         "-subj", "/CN=x", "-addext", f"subjectAltName=DNS:{name}",
+         "-keyout", tmp_path / "key.pem", "-out", lineage / "cert.pem"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    for command in ("install", "mv", "systemctl"):
+        (tmp_path / command).write_text(f'#!/bin/sh\necho "{command} $*" >>{log}\n')
+        (tmp_path / command).chmod(0o755)
+    subprocess.run(
+        ["/bin/sh"], input=render("acme-deploy"), text=True, check=True,
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "RENEWED_LINEAGE": str(lineage)},
+    )  # fmt: skip
+    assert log.exists() is taken
 
 
 @pytest.mark.parametrize("path", ["/var/www/html", "/srv/my site"])
