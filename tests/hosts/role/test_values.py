@@ -59,6 +59,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"smtpmail_aliases": ["sales"]}, "smtpmail_aliases"),
     ({"smtpmail_hostname": ["mail.example.org"]}, "smtpmail_hostname must be one text, and is a list"),
     ({"smtpmail_smarthost": {"host": "x"}}, "smtpmail_smarthost must be one text, and is a mapping"),
+    ({"smtpmail_settings": {"port": 2525, "max-size": "5M"}}, "smtpmail_settings has port, for which the role has"),
     # a name without a value
     ({"smtpmail_users": None}, "smtpmail_users.* cannot be converted to a list"),
     ({"smtpmail_addresses": None}, "smtpmail_addresses has no value: give it one, or leave it out"),
@@ -97,6 +98,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"smtpmail_users": []}, r"smtpmail_users is \[\]: list user names"),
     *[({"smtpmail_users": ["bob", user]}, "smtpmail_users is .*list user names") for user in
       ("", "Bob", "bob@example.org", "../etc", "a" * 65, ".bob", "-rf", "bob smith", "bob\n", "böb", "bob:x")],
+    ({"smtpmail_aliases": {"sales": None}}, "smtpmail_aliases is .*: give each address a target"),
+    ({"smtpmail_aliases": {"sales": 5}}, "smtpmail_aliases is .*: give each address a target"),
     ({"smtpmail_spool": "mail"}, "smtpmail_spool is 'mail'"),
     ({"smtpmail_spool": "/srv/my mail"}, "smtpmail_spool is '/srv/my mail'"),
     ({"smtpmail_spool": "/"}, "smtpmail_spool is '/'"),
@@ -109,6 +112,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"smtpmail_firewall_allow": ["https/tcp"]}, "smtpmail_firewall_allow"),
     # what belongs together
     ({"smtpmail_tls": "given"}, "smtpmail_tls is 'given': set smtpmail_tls_cert and smtpmail_tls_key .* controller"),
+    ({"smtpmail_tls": "given", "smtpmail_tls_cert": "/nowhere/cert.pem", "smtpmail_tls_key": __file__},
+     "smtpmail_tls is 'given', and there is no /nowhere/cert.pem on the controller"),
     ({"smtpmail_tls": "acme"}, "smtpmail_tls is 'acme': set smtpmail_acme_email"),
     ({"smtpmail_tls": "acme", "smtpmail_acme_email": "bob"}, "smtpmail_tls is 'acme': set smtpmail_acme_email"),
     ({"smtpmail_acme_challenge": "dns"}, "it needs the dynamic updates of smtpmail_dns"),
@@ -131,6 +136,11 @@ GOOD: list[dict[str, Any]] = [
     {"smtpmail_port": "2525", "smtpmail_devices": "false", "smtpmail_dkim_days": "0", "smtpmail_check": "no"},
     {"smtpmail_hostname": "MAIL.Example.ORG", "smtpmail_domains": ["Example.ORG", "münchen.example", "example.com."]},
     {"smtpmail_users": ["0", "_x", "a.b-c", "b" * 64], "smtpmail_spool": "/srv/mail/"},
+    {
+        "smtpmail_settings": {"max-size": "5M", "smarthost": "smtp.example.net", "tls-cert": "/c"},
+        "smtpmail_tls": "none",
+    },
+    {"smtpmail_aliases": {"sales": ["bob", "carol@example.net"], "@example.org": "bob", "root": []}},
     # the same port, where it is not used
     {"smtpmail_port": 465, "smtpmail_devices": False},
     {"smtpmail_addresses": ["192.0.2.10", "2001:db8::10"], "smtpmail_firewall_allow": ["443/tcp", "60000-61000/udp"]},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from conftest import (
@@ -177,19 +178,22 @@ def test_a_certificate_of_the_host_is_taken_and_so_are_its_renewals(mail: Host) 
 # -- the package and the wheels in turns
 
 
-def test_package_and_wheels_take_turns(mail: Host) -> None:
+def test_package_and_wheels_take_turns_and_each_release_has_its_own_settings(mail: Host) -> None:
     """What cron and its like call works all the while, whichever is the current release and whichever came first."""
-    turns = (
-        ("deploy.yml", {"smtpmail_install": "package"}, True),
+    package = {"smtpmail_install": "package", "smtpmail_memory_max": "640M", "smtpmail_settings": {"max-size": "5M"}}
+    turns: tuple[tuple[str, dict[str, Any], bool], ...] = (
+        ("deploy.yml", package, True),
         ("deploy.yml", {}, False),
         ("rollback.yml", {}, True),
-        ("deploy.yml", {"smtpmail_install": "package"}, True),
         ("deploy.yml", {}, False),
     )
     for playbook, settings, packaged in turns:
         options = with_tags("service") if playbook == "deploy.yml" else ()
         deployed(playbook, options=options, **settings)
-        assert mail.file("/opt/smtpmail/current").linked_to.endswith("/releases/package") is packaged
+        assert str(mail.file("/opt/smtpmail/current").linked_to).endswith("/releases/package") is packaged
+        memory = mail.check_output("systemctl show --value --property MemoryMax smtpmail.service")
+        assert (memory == str(640 * 1024 * 1024)) is packaged
+        assert ("max-size" in mail.file("/etc/smtpmail/smtpmail.toml").content_string) is packaged
         subject = new_subject()
         mail.check_output(
             "printf 'Subject: %%s\\n\\nHello.\\n' %s | runuser -u nobody -- /usr/sbin/sendmail bob", subject
