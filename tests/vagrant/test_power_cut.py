@@ -31,9 +31,10 @@ CUTS_AFTER = [2.0, 5.0, 9.0]
 """Seconds of mail before each power cut, once it flows."""
 
 TUNNEL_PORT = 2525
-BOOT = 240.0
-DELIVERY = 180.0
-"""Seconds that a boot, and the delivery of what was queued, may take under emulation."""
+BOOT = 600.0
+DELIVERY = 600.0
+STEP = 300.0
+"""Seconds for a boot, the delivery of what was queued, and any other step: under emulation, on a busy computer."""
 
 WITNESS = "/var/tmp/witness"
 """Where the file system of the program that never flushes is mounted; its image lies beside it."""
@@ -71,9 +72,9 @@ class Machine:
     def __init__(self, name: str) -> None:
         self.name = name
         self.ssh = ["ssh", "-F", os.environ["SMTPMAIL_SSH_CONFIG"], "-o", "LogLevel=ERROR"]
-        self.ssh += ["-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=5"]
+        self.ssh += ["-o", "ConnectTimeout=60", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=12"]
 
-    def run(self, command: str, given: str = "", timeout: float = 120) -> str:
+    def run(self, command: str, given: str = "", timeout: float = STEP) -> str:
         """The command's standard output. Raises CalledProcessError, TimeoutExpired."""
         return subprocess.run(
             [*self.ssh, self.name, f"sudo {command}"],
@@ -104,20 +105,20 @@ def eventually(what: Callable[[], bool], seconds: float, complaint: str) -> None
 
 def virsh(*arguments: str) -> str:
     command = ["virsh", "--quiet", "--connect", "qemu:///system", *arguments]
-    return subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60, check=True).stdout.strip()
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=STEP, check=True).stdout.strip()
 
 
 def serves(machine: Machine) -> bool:
     """Whether the mail server of the machine answers."""
     with contextlib.suppress(subprocess.SubprocessError):
-        return "220 mail.dom.fr" in machine.run("nc -w 5 127.0.0.1 25", "QUIT\r\n", timeout=30)
+        return "220 mail.dom.fr" in machine.run("nc -w 20 127.0.0.1 25", "QUIT\r\n", timeout=60)
     return False
 
 
 def cut_the_power() -> None:
     domain = os.environ["SMTPMAIL_DOMAIN_MAIL"]
     os.kill(int(Path(f"/run/libvirt/qemu/{domain}.pid").read_text()), signal.SIGKILL)
-    eventually(lambda: virsh("domstate", domain) == "shut off", 30, "the machine did not go")
+    eventually(lambda: virsh("domstate", domain) == "shut off", STEP, "the machine did not go")
 
 
 def power_on() -> None:
@@ -138,7 +139,7 @@ def tunnel() -> Iterator[None]:
         [*MAIL.ssh, "-N", "-o", "ExitOnForwardFailure=yes", "-L", f"127.0.0.1:{TUNNEL_PORT}:localhost:25", MAIL.name]
     )
     try:
-        eventually(lambda: accepts(TUNNEL_PORT), 60, "ssh did not open the tunnel")
+        eventually(lambda: accepts(TUNNEL_PORT), STEP, "ssh did not open the tunnel")
         yield
     finally:
         ssh.kill()
@@ -187,7 +188,7 @@ class Streams:
                 Sender(subprocess.Popen(here, stdout=subprocess.PIPE, text=True)),
             ]
             try:
-                eventually(lambda: all(sender.accepted for sender in senders), 120, "mail does not flow")
+                eventually(lambda: all(sender.accepted for sender in senders), STEP, "mail does not flow")
                 yield
                 # A 250 of the last moment may still be on its way to us.
                 time.sleep(3)
@@ -210,7 +211,7 @@ def test_power_cut_in_a_stream_of_mail(streams: Streams, seconds: float) -> None
     unflushed = f"{WITNESS}/careless-{seconds}"
     with streams.running():
         careless = Sender(MAIL.popen(f"python3 - {unflushed}"), CARELESS)
-        eventually(lambda: bool(careless.accepted), 60, "the careless program does not write")
+        eventually(lambda: bool(careless.accepted), STEP, "the careless program does not write")
         time.sleep(seconds)
         cut_the_power()
     careless.stop()

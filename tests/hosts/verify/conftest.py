@@ -20,6 +20,8 @@ HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parents[2]
 # The same tests serve other hosts that are made by the same playbooks.
 INVENTORY = Path(os.environ.get("SMTPMAIL_INVENTORY", HERE.parent / "inventory"))
+PATIENCE = float(os.environ.get("SMTPMAIL_PATIENCE", "1"))
+"""How many times as long as on the light hosts all may take: more than once on emulated machines."""
 SPOOL = "/var/spool/mail"
 WHEELHOUSES = CHECKOUT / ".cache" / "wheelhouses"
 
@@ -107,7 +109,8 @@ def the_error(output: str) -> str:
 
 
 def eventually(what: Callable[[], object], seconds: float = 20) -> object:
-    """The first true value of `what`, asked until then; fails after so many seconds."""
+    """The first true value of `what`, asked until then; fails after so many seconds, times PATIENCE."""
+    seconds *= PATIENCE
     end = time.monotonic() + seconds
     while not (value := what()):
         assert time.monotonic() < end, f"not within {seconds} s"

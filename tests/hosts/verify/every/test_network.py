@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import main_pid
+from conftest import PATIENCE, main_pid
 from testinfra.host import Host
 
 ADDRESSES = ["192.0.2.10", "2001:db8::10"]
 
 
 def connects(host: Host, address: str, port: int) -> bool:
-    return bool(host.run("nc -z -w 2 %s %s", address, str(port)).rc == 0)
+    return bool(host.run("nc -z -w %s %s %s", str(round(2 * PATIENCE)), address, str(port)).rc == 0)
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
