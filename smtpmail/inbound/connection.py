@@ -16,7 +16,7 @@ from smtpmail.accept import Accept, Incoming, log_refused, reply_to
 from smtpmail.inbound.deadline import Deadline
 from smtpmail.inbound.encrypted import receive_encrypted
 from smtpmail.inbound.gate import Gate
-from smtpmail.inbound.linger import RECEIVE_SIZE, linger
+from smtpmail.inbound.linger import RECEIVE_SIZE, end_encryption, linger
 from smtpmail.log import log
 from smtpmail.mail.envelope import Envelope, Peer
 from smtpmail.smtp import replies
@@ -200,11 +200,7 @@ class Connection:
             if output := self._send_at_once(output):
                 self._set_wait(FAREWELL_SECONDS)
                 sock.sendall(output)
-            if isinstance(sock, ssl.SSLSocket):
-                # Sends close_notify (RFC 8446 6.1) and waits for nothing.
-                sock.setblocking(False)
-                with contextlib.suppress(ssl.SSLError, OSError):
-                    sock.unwrap()
+            end_encryption(sock)
             if self._session.farewell is replies.BYE and not self._session.mid_command:
                 return
             linger(sock, LINGER_SECONDS, 2 * LINGER_SECONDS)

@@ -10,7 +10,7 @@ import ssl
 import threading
 from typing import Protocol
 
-from smtpmail.inbound.linger import RECEIVE_SIZE, linger
+from smtpmail.inbound.linger import RECEIVE_SIZE, end_encryption, linger
 
 FINISH_SECONDS = 1.0
 """Seconds that a client has, after the last response, to end the connection."""
@@ -80,6 +80,7 @@ class SocketStream:
 
     def finish(self) -> None:
         """See Stream."""
+        end_encryption(self._sock)
         with contextlib.suppress(OSError):
             linger(self._sock, FINISH_SECONDS, FINISH_SECONDS)
 

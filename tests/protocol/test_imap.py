@@ -245,6 +245,21 @@ def test_the_port_speaks_tls_only(reading: Server) -> None:
     assert not reading.events_named("imap.opened")
 
 
+def test_encryption_ends_before_the_connection(reading: Server, certificate: Certificate) -> None:
+    """By its last record the client knows that nothing was cut off (RFC 8446 6.1)."""
+    context = certificate.client_context()
+    context.check_hostname = False
+    with (
+        socket.create_connection(("127.0.0.1", port(reading)), timeout=60) as sock,
+        context.wrap_socket(sock, suppress_ragged_eofs=False) as encrypted,
+    ):
+        encrypted.sendall(b"a LOGOUT\r\n")
+        answer = b""
+        while data := encrypted.recv(1000):
+            answer += data
+    assert b"\r\na OK " in answer
+
+
 def test_a_stale_socket_is_replaced(servers: Servers, tmp_path: Path) -> None:
     options = ["--imap-socket", str(tmp_path / "imap.sock")]
     servers.start(*options).kill()
