@@ -95,7 +95,7 @@ def test_a_machine_has_its_packages_before_it_joins_the_network_and_then_its_pla
     for playbook in playbooks:
         step = f"vm.define {name}.vm.provision {playbook}"
         assert asked(f"{step}.playbook=") == [([playbook], {})]
-        assert asked(f"{step}.raw_arguments=") == [([["--inventory=vagrant/inventory"]], {})]
+        assert asked(f"{step}.raw_arguments=") == [([["--inventory=vagrant/inventory", "--timeout=900"]], {})]
     for file in [*scripts, *playbooks, "vagrant/inventory"]:
         assert (CHECKOUT / file).exists(), file
 
