@@ -241,7 +241,7 @@ class Server:
         """What a crash has taken is there again; whether each process has a journal now. Raises ConfigError."""
         config = self._config
         try:
-            durability.recover(config.spool, config.queue)
+            durability.recover(config.spool, config.queue, shared=config.is_shared)
             durability.remove_others(config.queue, config.processes if config.journal_size else 0)
         except (OSError, FormatError) as error:
             raise ConfigError(f"the journal in {config.queue} can't be replayed: {error}") from None
@@ -266,7 +266,7 @@ class Server:
         # A process that had to be killed has left something in its own. A shared queue has no journal, and may hang.
         if not self._queue.shared:
             with contextlib.suppress(OSError, FormatError):
-                durability.recover(self._config.spool, self._config.queue)
+                durability.recover(self._config.spool, self._config.queue, shared=self._config.is_shared)
         log.info("server.stopped", sessions_cut=cut)
 
     def _pause(self) -> None:

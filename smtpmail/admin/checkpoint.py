@@ -21,7 +21,7 @@ def checkpoint(ctx: click.Context) -> None:
     """
     config = load_config(ctx)
     try:
-        durability.recover_if_stopped(config.spool, config.queue)
+        durability.recover_if_stopped(config.spool, config.queue, shared=config.is_shared)
         if not durability.checkpoint(config.spool, config.queue, PATIENCE):
             raise click.ClickException(f"the journal in {config.queue} still has records after {PATIENCE:g} s")
     except (OSError, FormatError) as error:

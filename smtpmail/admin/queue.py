@@ -46,7 +46,7 @@ class Desk:
         privileges.become_owner(self.config.queue)
         self.store = QueueStore(self.config.queue, shared=self.config.is_queue_shared)
         try:
-            durability.recover_if_stopped(self.config.spool, self.config.queue)
+            durability.recover_if_stopped(self.config.spool, self.config.queue, shared=self.config.is_shared)
         except (OSError, FormatError) as error:
             fail(f"the journal of the queue {self.config.queue} can't be replayed: {error}")
         self.now = time.time()

@@ -74,14 +74,9 @@ class _Adoption:
     def replay(self) -> None:
         """What its journal tells of the queue is made so. Raises QueueError, OSError."""
         try:
-            whole = restore.restore_queue(self._store.path)
+            restore.restore_queue(self._store.path)
         except FormatError as error:
             raise QueueError(f"the journal of the queue {self._store.path} can't be replayed: {error}") from None
-        if not whole:
-            raise QueueError(
-                f"the journal of the queue {self._store.path} has mail for mailboxes of that host: replay it first,"
-                f" with smtpmail queue list --spool ITS_SPOOL --queue {self._store.path}"
-            )
 
     def _note(self, adopter: str) -> None:
         """Raises QueueError when another one has begun with it."""

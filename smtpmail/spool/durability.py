@@ -29,14 +29,17 @@ LOCK_PATIENCE = 10.0
 """Seconds that files which are made anew wait for the lock of their mailbox."""
 
 
-def recover(spool: str, queue: str) -> None:
-    """Before anybody is served: what the journals tell is made so, and they are empty. Raises OSError, FormatError."""
-    done = restore.restore(spool, queue)
+def recover(spool: str, queue: str, *, shared: bool = False) -> None:
+    """Before anybody is served: what the journals tell is made so, and they are empty. Raises OSError, FormatError.
+
+    `shared`: other hosts deliver into the spool, too.
+    """
+    done = restore.restore_queue(queue) if shared else restore.restore(spool, queue)
     if done.records:
         log.info("journal.replayed", records=done.records, files=done.files, kept=len(done.kept))
 
 
-def recover_if_stopped(spool: str, queue: str) -> None:
+def recover_if_stopped(spool: str, queue: str, *, shared: bool = False) -> None:
     """For another program than the server: after a crash, and before the next start, what the journals tell is made so.
 
     Else the start would undo what the program does. Raises OSError, FormatError.
@@ -45,7 +48,7 @@ def recover_if_stopped(spool: str, queue: str) -> None:
         with contextlib.suppress(QueueError):
             # Until this process ends. If a server holds it, there is nothing to do.
             QueueStore(queue, shared=mounts.is_shared(queue)).claim()
-            recover(spool, queue)
+            recover(spool, queue, shared=shared)
 
 
 def prepare(spool: str, queue: str, processes: int, size: int) -> bool:

@@ -20,7 +20,7 @@ from smtpmail.spool.folder import SAFELY, Folder
 from smtpmail.spool.journal import REMOVALS
 from smtpmail.spool.journals import FOLDER, KEPT, is_segment
 from smtpmail.spool.lock import MAX_NUMBER, highest_number, locked, note_number, noted_number
-from smtpmail.spool.record import Kind, Record
+from smtpmail.spool.record import FormatError, Kind, Record
 from smtpmail.spool.replay import Messages, Plan, is_damaged, is_removed, missing_lines, plan
 from smtpmail.spool.segment import clear, read_records, write_kept
 from smtpmail.spool.sequences import add_unseen
@@ -66,25 +66,31 @@ def restore(spool: str, queue: str) -> Restored:
     return done
 
 
-def restore_queue(queue: str) -> bool:
-    """Replays what the journals tell of a queue alone, and empties them; False when they tell of mailboxes, too.
+def restore_queue(queue: str) -> Restored:
+    """Replays what the journals tell of a queue alone, and empties them; no mailbox is touched.
 
-    For a queue that another host takes over: its mailboxes may be none of this host's. Raises OSError, FormatError.
+    For a queue that another host takes over, and where hosts share the mailboxes: by now, the numbers that are told of
+    are those of other messages. Raises OSError, FormatError, also when there is mail for mailboxes: they are as before.
     """
     folder = os.path.join(queue, FOLDER)
     try:
         names = [name for name in os.listdir(folder) if is_segment(name) or name == KEPT]
     except FileNotFoundError:
-        return True
+        return Restored()
     records = [record for name in names for record in read_records(os.path.join(folder, name))]
     if any(record.kind is Kind.STORED for record in records):
-        return False
+        raise FormatError(
+            "it has mail for mailboxes that one host had alone: bring it there first, with"
+            f" smtpmail queue list --spool THAT_SPOOL --shared-spool no --queue {queue}"
+        )
+    done = Restored(len(records))
     if records:
         with _open(queue) as queue_folder:
             disk = Disk([])
             _restore_queue(disk, queue_folder, plan(records))
+        done.files = disk.files
         _empty(folder, names, records, [])
-    return True
+    return done
 
 
 def _empty(folder: str, used: Sequence[str], records: Sequence[Record], kept: Sequence[Record]) -> None:

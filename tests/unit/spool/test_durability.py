@@ -20,7 +20,7 @@ from smtpmail.spool.journals import FOLDER
 from smtpmail.spool.mailbox import Spool
 from smtpmail.spool.queue import QueueStore
 from smtpmail.spool.reader.account import Account
-from smtpmail.spool.record import Kind, Record
+from smtpmail.spool.record import FormatError, Kind, Record
 from smtpmail.spool.segment import Segment, read_records
 
 ID = "0660f49b352707d03dc"
@@ -345,3 +345,31 @@ def test_what_a_reader_removed_does_not_come_back(place: Place, folder: str) -> 
     place.after_a_power_cut(f"bob/{folder}/.lock")
     assert {n for n in visible(place.path / "bob" / folder) if n[0].isdigit()} == with_status([1])
     assert deliver(Spool(str(place.path)), "bob", folder=folder) == [4]
+
+
+# -- a host that had its mailboxes alone before, or comes back from an image of that time
+
+
+def test_mailboxes_that_are_shared_by_now_are_not_touched(place: Place) -> None:
+    """What the journal says of a number was of another message."""
+    deliver(place.spool, "bob")
+    place.enqueue()
+    (place.path / ".queue" / ID).unlink()
+    (place.path / "bob/1").write_bytes(b"of another host\n")
+    before = place.records()
+    with pytest.raises(FormatError, match=r"mailboxes that one host had alone: .* --shared-spool no --queue"):
+        durability.recover(str(place.path), place.queue.path, shared=True)
+    assert (place.path / "bob/1").read_bytes() == b"of another host\n" and not (place.path / "bob/2").exists()
+    assert place.records() == before, "nothing is forgotten"
+
+
+def test_what_was_removed_then_is_not_removed_now(place: Place) -> None:
+    with place.spool.removing("bob", "", [1]):
+        pass
+    place.enqueue()
+    (place.path / ".queue" / ID).unlink()
+    (place.path / "bob").mkdir()
+    (place.path / "bob/1").write_bytes(b"of another host\n")
+    durability.recover(str(place.path), place.queue.path, shared=True)
+    assert (place.path / "bob/1").exists()
+    assert (place.path / ".queue" / ID).exists() and not place.records(), "the queue is this host's"
