@@ -280,7 +280,10 @@ def adopt(ctx: click.Context, folder: str) -> None:
     count = 0
     try:
         with adopting(desk.store, folder) as (host, messages):
-            for id_ in messages:
+            for id_, error in messages:
+                if error is not None:
+                    desk.complain(f"{id_} stays in the queue {folder}, it can't be read: {error}")
+                    continue
                 count += 1
                 desk.tell(id_, "adopted", f"is adopted from {harmless(host)}")
         click.echo(f"{view.messages(count)} of {harmless(host)} adopted into the queue {harmless(desk.store.path)}.")

@@ -26,24 +26,38 @@ from smtpmail.spool.record import FormatError
 TAKEN = ".adopted"
 """Behind the name of a message that was taken."""
 
+Taken = tuple[str, OSError | None]
+"""A message, and why it could not be taken: it stays where it is."""
+
+_HOPELESS = frozenset({
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOTCONN, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE,
+})  # fmt: skip
+"""What befalls one message befalls all others, too."""
+
 ADOPTER = ".adopter"
 """In the other queue: who takes it over. Nobody else can bring to an end what was begun."""
 
 
 @contextlib.contextmanager
-def adopting(ours: QueueStore, path: str) -> Iterator[tuple[str, Iterator[str]]]:
-    """Holds the queue of another host; gives the host's name, and the ids of its messages, each when it is ours.
+def adopting(ours: QueueStore, path: str) -> Iterator[tuple[str, Iterator[Taken]]]:
+    """Holds the queue of another host; gives the host's name, and its messages, each when it is ours.
 
+    Our own folder counts as another host's when that host had it last: one that has another name now, say.
     Raises QueueError when its server lives, or it is none that can be adopted; OSError.
     """
     path = os.path.abspath(path)
     if not os.path.isfile(os.path.join(path, claim.SERVER)):
         raise QueueError(f"{path} is no queue of a server: there is no file {claim.SERVER} in it")
-    if os.path.samefile(path, ours.path):
+    own = os.path.samefile(path, ours.path)
+    if own and claim.last_owner(path) in ("", socket.gethostname()):
         raise QueueError(f"{path} is the queue of this host")
     fd, holder = claim.lock(path, mounts.is_shared(path))
     host = claim.owner(holder) or "unknown"
     try:
+        if own:
+            yield host, ((id_, None) for id_ in ours.ids())
+            claim.write(fd, claim.NOBODY, socket.gethostname(), durably=True)
+            return
         adoption = _Adoption(ours, path)
         try:
             adoption.replay()
@@ -64,6 +78,7 @@ class _Adoption:
         self._store = QueueStore(path)
         with contextlib.suppress(FileExistsError):
             os.mkdir(os.path.join(ours.path, STAGING), 0o700)
+            os.fsync(self._ours.fd)
         self._staging = Folder(os.path.join(ours.path, STAGING))
         self._note(f"{ours.path} on {socket.gethostname()}")
 
@@ -95,29 +110,40 @@ class _Adoption:
     def _taken(self) -> list[str]:
         return sorted(name.removesuffix(TAKEN) for name in os.listdir(self._other.fd) if name.endswith(TAKEN))
 
-    def messages(self) -> Iterator[str]:
+    def messages(self) -> Iterator[Taken]:
         """Takes one after the other. Raises QueueError, OSError."""
         for id_ in self._taken():
             if self._staging.exists(id_):
                 self._take_in(id_)
-                yield id_
+                yield id_, None
             else:
                 self._clear(id_)
         for id_ in self._store.ids():
             if self._ours.exists(id_):
                 raise QueueError(f"there is a message {id_} in both queues: remove the one that is not to be sent")
-            self._stage(f"{id_}.log", missing_ok=True)
-            self._stage(id_)
+            try:
+                self._stage(f"{id_}.log", missing_ok=True)
+                self._stage(id_)
+            except OSError as error:
+                if error.errno in _HOPELESS:
+                    raise
+                self._unstage(f"{id_}.log", id_)
+                yield id_, error
+                continue
             os.fsync(self._staging.fd)
             os.rename(id_, id_ + TAKEN, src_dir_fd=self._other.fd, dst_dir_fd=self._other.fd)
             os.fsync(self._other.fd)
             self._take_in(id_)
-            yield id_
+            yield id_, None
+
+    def _unstage(self, *names: str) -> None:
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=self._staging.fd)
 
     def _stage(self, name: str, *, missing_ok: bool = False) -> None:
         """A durable copy beside our queue; what an attempt before has left is replaced."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=self._staging.fd)
+        self._unstage(name)
         try:
             source = self._other.open_file(name, os.O_RDONLY, other_names=True)
         except OSError as error:

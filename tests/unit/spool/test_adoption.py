@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import socket
@@ -37,7 +38,7 @@ def other(tmp_path: Path) -> QueueStore:
 def adopt(ours: QueueStore, other: QueueStore) -> list[str]:
     with adopting(ours, other.path) as (host, messages):
         assert host == "mx1"
-        return list(messages)
+        return [id_ for id_, error in messages if error is None]
 
 
 def files(store: QueueStore) -> set[str]:
@@ -58,6 +59,43 @@ def test_messages_and_what_became_of_them(ours: QueueStore, other: QueueStore) -
     assert (Path(other.path) / ".server").read_text() == "0 on mx1\n"
     assert not [name for name in files(ours) if name.startswith(".adopting")]
     assert adopt(ours, other) == []
+
+
+@pytest.mark.parametrize("broken", ["", ".log"])
+def test_what_can_not_be_read_stays_and_holds_up_nothing(ours: QueueStore, other: QueueStore, broken: str) -> None:
+    """A copy that two bricks disagree on, say."""
+    first, second = sorted([put(other, item("a@one.test")), put(other, item("b@one.test"))], key=lambda i: i.id)
+    path = Path(other.path) / f"{first.id}{broken}"
+    path.unlink(missing_ok=True)
+    path.mkdir()
+    with adopting(ours, other.path) as (_, messages):
+        (left, why), (taken, none) = messages
+    assert (left, taken, none) == (first.id, second.id, None) and why is not None and str(path) in str(why)
+    assert files(ours) == {second.id} and path.is_dir()
+    path.rmdir()
+    assert adopt(ours, other) == ([] if not broken else [first.id])
+
+
+def test_a_disk_that_is_full_ends_it(ours: QueueStore, other: QueueStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(2):
+        put(other, item("a@one.test"))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(adoption, "copy_content", full)
+        with pytest.raises(OSError, match="no room"):
+            adopt(ours, other)
+    assert len(adopt(ours, other)) == 2
+
+
+def test_the_own_queue_under_the_name_that_the_host_had(other: QueueStore) -> None:
+    message = put(other, item("a@one.test"))
+    assert adopt(other, other) == [message.id]
+    QueueStore(other.path, shared=True).claim()
+    with pytest.raises(QueueError, match="is the queue of this host"):
+        adopt(other, other)
 
 
 def test_a_server_that_lives_is_not_robbed(ours: QueueStore, other: QueueStore) -> None:
