@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from smtpmail.settings import judgement
 from smtpmail.settings.options import SettingsCommand, load_config
 from smtpmail.spool import durability
 from smtpmail.spool.record import FormatError
@@ -20,6 +21,7 @@ def checkpoint(ctx: click.Context) -> None:
     Takes the options of the server, which may run or not. It takes some seconds; mail goes on meanwhile.
     """
     config = load_config(ctx)
+    judgement.require_answers(config)
     try:
         durability.recover_if_stopped(config.spool, config.queue, shared=config.is_shared)
         if not durability.checkpoint(config.spool, config.queue, PATIENCE):

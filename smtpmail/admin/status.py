@@ -9,16 +9,18 @@ import socket
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import click
 
+from smtpmail import mounts
 from smtpmail.admin.log_reader import JOURNAL, parse_line
 from smtpmail.mail import meanings
 from smtpmail.mail.queued import Item
 from smtpmail.mail.text import harmless
+from smtpmail.settings import machine
 from smtpmail.settings.config import Config
 from smtpmail.settings.options import SettingsCommand, load_config
 from smtpmail.settings.values import ConfigError, Endpoint
@@ -29,6 +31,10 @@ LEVELS = (OK, WARNING, CRITICAL)
 COLOURS = {OK: "green", WARNING: "yellow", CRITICAL: "red"}
 
 CONNECT_SECONDS = 5.0
+
+ANSWER_SECONDS = 5.0
+"""Seconds that a file system which hosts share has to answer."""
+
 FULL, NEARLY_FULL = 0.02, 0.10
 """Shares of a disk, free."""
 
@@ -82,17 +88,30 @@ def look(settings: Config) -> Iterator[Row]:
     if settings.tls_cert:
         yield _certificate(settings)
     if settings.dkim_keys:
-        yield _keys(settings.dkim_keys)
-    items = list(QueueStore(settings.queue).load_all()) if _may_read(settings.queue) else []
-    yield _queue(settings, items)
-    yield _mailboxes(settings)
-    yield from _disks(settings)
+        yield _keys(settings.dkim_keys) if _answers(settings.dkim_keys) else _silence("dkim", settings.dkim_keys)
+    places = {"spool": settings.spool, "queue": settings.queue}
+    there = {name: path for name, path in places.items() if _answers(path)}
+    items: list[Item] = []
+    if "queue" in there:
+        items = list(QueueStore(settings.queue).load_all()) if _may_read(settings.queue) else []
+    yield _queue(settings, items) if "queue" in there else _silence("queue", settings.queue)
+    yield _mailboxes(settings) if "spool" in there else _silence("mailboxes", settings.spool)
+    yield from _disks(there)
     entries = _journal()
     refusals = _refusals(items, entries or [])
     if refusals is not None:
         yield refusals
     if entries is not None:
         yield _errors(entries)
+
+
+def _answers(path: str) -> bool:
+    """Who looks at a file system whose servers are away may never come back."""
+    return not mounts.is_shared(path) or machine.answers(path, ANSWER_SECONDS)
+
+
+def _silence(name: str, path: str) -> Row:
+    return Row(name, CRITICAL, f"the file system of {path} does not answer: is the network away, or its servers?")
 
 
 # -- the listeners
@@ -252,9 +271,9 @@ def unseen(mailbox: str) -> int:
 # -- disks, errors
 
 
-def _disks(settings: Config) -> Iterator[Row]:
+def _disks(places: Mapping[str, str]) -> Iterator[Row]:
     seen = set()
-    for name, path in (("spool", settings.spool), ("queue", settings.queue)):
+    for name, path in places.items():
         try:
             device = os.stat(path).st_dev
             space, nodes = shutil.disk_usage(path), os.statvfs(path)
