@@ -11,7 +11,7 @@ from support import require
 
 from tests.cluster.node import Node
 from tests.cluster.volume import MOUNT, Volume
-from tests.network.lab import Lab, wait_until
+from tests.network.lab import Lab
 
 HOSTS = {"mx1": ["192.0.2.11/24"], "mx2": ["192.0.2.12/24"], "arbiter": ["192.0.2.13/24"]}
 
@@ -35,13 +35,13 @@ def volume() -> Iterator[Volume]:
 def whole(volume: Volume) -> Iterator[Volume]:
     """The volume, empty, with all its bricks and mounts; afterwards it is so again."""
     for path in volume.hosts[0].path(MOUNT).iterdir():
-        volume.hosts[0].run("rm", "-rf", f"{MOUNT}/{path.name}")
+        volume.hosts[0].run("rm", "-rf", f"{MOUNT}/{path.name}", timeout=900)
     yield volume
     volume.restart_bricks()
     for host in volume.hosts:
         if volume.client(host).poll() is not None:
             volume.mount(host)
-    wait_until(volume.healed, "healing", 120)
+    volume.wait_healed()
 
 
 Start = Callable[..., Node]

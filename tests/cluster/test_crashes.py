@@ -115,7 +115,7 @@ def endure(whole: Volume, nodes: Sequence[Node], crash: Crash) -> None:
             time.sleep(rng.uniform(0, 0.3))
             crash(whole, victim, rng)
             flowing(*loads)
-        wait_until(whole.healed, 120)
+        whole.wait_healed()
         found = mailboxes.check(other.host)
         tell(f"{crash.__name__} {round_ + 1}", book, found)
     assert not [e for each in nodes for e in (each.server.events if each.server else []) if "exception" in e]

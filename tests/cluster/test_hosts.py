@@ -190,7 +190,7 @@ def test_without_a_quorum_nothing_is_taken(whole: Volume, node: Start) -> None:
     whole.restart_bricks()
     wait_until(lambda: first.say("bob@dom.fr")[0] == 250, 60)
     folder = whole.hosts[1].path(f"{MOUNT}/bob")
-    wait_until(whole.healed, 120)
+    whole.wait_healed()
     assert sorted(n for n in os.listdir(folder) if n.isdigit()) == ["1", "2"]
 
 

@@ -84,7 +84,7 @@ class Volume:
         servers = [f"--volfile-server={h.addresses[0]}" for h in [host, *self.hosts]]
         client = host.spawn(
             "glusterfs", "-N", "--process-name", "fuse", *servers, f"--volfile-id={NAME}", "--log-level=WARNING",
-            "--attribute-timeout=0", "--entry-timeout=0", MOUNT,
+            "--acl", "--attribute-timeout=0", "--entry-timeout=0", MOUNT,
         )  # fmt: skip
         self._mounts[host.name] = client
 
@@ -127,6 +127,13 @@ class Volume:
             return False
 
         wait_until(started, "bricks", 90)
+
+    def wait_healed(self) -> None:
+        """Until each brick has all; else tells what waits."""
+        try:
+            wait_until(self.healed, "healing", 240)
+        except LabError as error:
+            raise LabError(f"{error}\n{self.gluster('volume', 'heal', NAME, 'info')}") from None
 
     def healed(self) -> bool:
         """Whether nothing waits for being copied to a brick that was away; else it is begun now."""
