@@ -122,7 +122,7 @@ def test_what_is_no_queue_of_another_host(ours: QueueStore, tmp_path: Path, what
         path.mkdir()
     if what == "its own":
         path = Path(ours.path)
-        (path / ".server").write_text("1 on mx2\n")
+        (path / ".server").write_text(f"1 on {socket.gethostname()}\n")
     before = list(path.iterdir()) if path.exists() else None
     with (
         pytest.raises(QueueError, match=r"is no queue of a server|is the queue of this host"),
