@@ -141,6 +141,23 @@ def test_renewals_that_go_on_without_the_play_are_told(value: Value, lines: list
         assert value("smtpmail_acme_goes_on", **found, smtpmail_dns=dns) == ""
 
 
+@pytest.mark.parametrize(
+    ("lines", "dns", "serves", "port"),
+    [
+        ([], "print", "the one of before serves.", True),
+        (BY_DNS, "print", "certbot goes on renewing the certificate by dynamic updates", True),
+        (BY_DNS, "update", "the one of before serves.", False),
+    ],
+)
+def test_a_failure_tells_what_serves_and_what_to_do(
+    value: Value, lines: list[str], dns: str, serves: str, port: bool
+) -> None:
+    """Nobody on the host has port 80: that it is closed from outside is only seen by the attempt."""
+    said = value("smtpmail_acme_failure", **seen(lines), smtpmail_dns=dns)
+    assert said.startswith(f"certbot got no certificate for mail.example.org; {serves}")
+    assert ("The authority must reach port 80 of the host from outside; where it cannot, set" in said) is port
+
+
 @pytest.mark.parametrize(("name", "taken"), [("mail.example.org", True), ("old.example.org", False)])
 def test_a_certificate_for_the_name_of_before_is_not_served(
     render: Callable[..., str], tmp_path: Path, name: str, taken: bool
