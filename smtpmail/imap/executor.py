@@ -47,6 +47,9 @@ from smtpmail.spool.reader.names import BadName
 CREATABLE_USES = frozenset({b"\\Archive", b"\\Drafts", b"\\Junk", b"\\Sent", b"\\Trash"})
 """Special uses that a folder can be given; the others are virtual."""
 
+MAX_COMPLAINTS = 20
+"""Failures of one connection that are each in the log: a client can have as many as it likes."""
+
 Answer = Generator[bytes, None, Outcome]
 Done = tuple[Outcome, State | None]
 
@@ -65,9 +68,12 @@ class Executor:
         self.selected: Selected | None = None
         self._appending: Appending | None = None
         self._tag = b""
+        self._failures = 0
 
     def close(self) -> None:
         """Gives everything back."""
+        if self._failures > MAX_COMPLAINTS:
+            log.error("imap.failures", user=self._account.user, count=self._failures - MAX_COMPLAINTS)
         self.abort_append()
         with contextlib.suppress(OSError):
             self._unselect()
@@ -89,6 +95,8 @@ class Executor:
             outcome = self._failed(error)
         except Torn as error:
             raise Closed(str(error)) from error
+        if isinstance(command, Search) and command.program.saves and self.selected and outcome.status == b"NO":
+            self.selected.saved = []  # RFC 5182 2.1
         if isinstance(command, Select) or self.selected is not before:
             return outcome, State.AUTHENTICATED if self.selected is None else State.SELECTED
         return outcome, None
@@ -105,7 +113,9 @@ class Executor:
                 return no("The mailbox is being changed by somebody else", b"INUSE")
             case Busy():
                 return no("The mailbox is locked by another program", b"INUSE")
-        log.error("imap.failed", user=self._account.user, error=str(error))
+        self._failures += 1
+        if self._failures <= MAX_COMPLAINTS:
+            log.error("imap.failed", user=self._account.user, error=str(error))
         if isinstance(error, OSError) and error.errno in _FULL:
             return no("The disk is full", b"OVERQUOTA")
         if isinstance(error, PermissionError):

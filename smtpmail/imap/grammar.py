@@ -50,7 +50,7 @@ SIMPLE = frozenset(
 
 
 def parse(name: str, scanner: Scanner) -> Command:
-    """The command whose name has been read. Raises BadSyntax, UnknownCharset."""
+    """The command whose name has been read. Raises BadSyntax."""
     uid = name == "UID"
     if uid:
         scanner.space()

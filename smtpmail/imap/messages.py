@@ -213,7 +213,7 @@ class Messages:
         if returns is None and self._enabled.rev2:
             returns = frozenset({"ALL"})
         found = self._matching(program.key)
-        if returns is not None and "SAVE" in returns:
+        if returns is not None and program.saves:
             selected.saved = [selected.numbers[p] for p in _returned(found, returns)]
         shown = [selected.numbers[p] if command.uid else p + 1 for p in found]
         returned = found if returns is None else _returned(found, returns)

@@ -12,6 +12,7 @@ from smtpmail.imap.content import MessageFile
 from smtpmail.imap.decode import header_text, part_text
 from smtpmail.imap.header import unfold
 from smtpmail.imap.mime import Part
+from smtpmail.imap.responses import Refused, no
 from smtpmail.imap.search_keys import Key
 from smtpmail.imap.sequences import SequenceSet
 
@@ -63,7 +64,7 @@ class Searcher:
         self._now = time.time()
 
     def test(self, key: Key) -> Test:
-        """Whether a message fits `key`."""
+        """Whether a message fits `key`. Raises Refused when nobody can tell."""
         match key.name:
             case "AND":
                 # What is cheap first: it may spare a look into the message.
@@ -86,6 +87,8 @@ class Searcher:
                 return lambda m: any(f.lower() == flag for f in m.flags)
             case "RECENT":
                 return lambda m: m.recent
+            case "BADCHARSET":
+                raise Refused(no("This charset is not known here", b"BADCHARSET (US-ASCII UTF-8)"))
         return self._compared(key)
 
     def _compared(self, key: Key) -> Test:

@@ -23,10 +23,6 @@ DATES = frozenset({"BEFORE", "ON", "SINCE", "SENTBEFORE", "SENTON", "SENTSINCE"}
 RETURNS = frozenset({"MIN", "MAX", "ALL", "COUNT", "SAVE"})
 
 
-class UnknownCharset(Exception):
-    """The text of a search is in a charset that is not known here."""
-
-
 @dataclass(frozen=True, slots=True)
 class Key:
     """One condition. `name` decides what the others hold."""
@@ -34,7 +30,7 @@ class Key:
     name: str
     """AND, OR, NOT (with `keys`); ALL; SET, UID (with `numbers`); FLAG, KEYWORD (`octets`); RECENT; a text key
     (`text`), HEADER (`text`, and the field in `octets`); a date key (`number`: days since 1970); LARGER, SMALLER,
-    MODSEQ, OLDER, YOUNGER (`number`)."""
+    MODSEQ, OLDER, YOUNGER (`number`); BADCHARSET: the texts are in a charset that is not known here."""
     keys: tuple[Key, ...] = ()
     numbers: SequenceSet | None = None
     octets: bytes = b""
@@ -54,9 +50,14 @@ class SearchProgram:
     returns: frozenset[str] | None
     """What is to be returned in an ESEARCH response; None asks for the old SEARCH response."""
 
+    @property
+    def saves(self) -> bool:
+        """Whether the result is to be kept as `$`."""
+        return self.returns is not None and "SAVE" in self.returns
+
 
 def parse_search(scanner: Scanner) -> SearchProgram:
-    """All that follows the word SEARCH and its space. Raises BadSyntax, UnknownCharset."""
+    """All that follows the word SEARCH and its space. Raises BadSyntax."""
     returns: frozenset[str] | None = None
     if scanner.skip(b"RETURN "):
         words = scanner.listed(lambda: scanner.atom().decode(), empty=True)
@@ -64,28 +65,28 @@ def parse_search(scanner: Scanner) -> SearchProgram:
             raise BadSyntax("unknown result option of SEARCH")
         returns = frozenset(words) or frozenset({"ALL"})
         scanner.space()
-    charset = "utf-8"
+    charset: str | None = "utf-8"
     if scanner.skip(b"CHARSET "):
         charset = read_charset(scanner)
         scanner.space()
     return SearchProgram(parse_keys(scanner, charset), returns)
 
 
-def read_charset(scanner: Scanner) -> str:
-    """The name of a charset, as Python's codecs call it."""
+def read_charset(scanner: Scanner) -> str | None:
+    """The name of a charset, as Python's codecs call it; None when it is not known here."""
     name = scanner.astring().decode("ascii", "replace").lower()
-    if name not in ("us-ascii", "ascii", "utf-8", "utf8"):
-        raise UnknownCharset(name)
-    return "utf-8"
+    return "utf-8" if name in ("us-ascii", "ascii", "utf-8", "utf8") else None
 
 
-def parse_keys(scanner: Scanner, charset: str) -> Key:
-    """The keys up to the end of the command."""
-    parser = _Parser(scanner, charset)
+def parse_keys(scanner: Scanner, charset: str | None) -> Key:
+    """The keys up to the end of the command. Raises BadSyntax, whatever the charset."""
+    parser = _Parser(scanner, charset or "latin-1")
     keys = [parser.key(0)]
     while not scanner.at_end:
         scanner.space()
         keys.append(parser.key(0))
+    if charset is None:
+        return Key("BADCHARSET")
     return keys[0] if len(keys) == 1 else Key("AND", tuple(keys))
 
 

@@ -35,7 +35,6 @@ from smtpmail.imap.framing import (
 )
 from smtpmail.imap.responses import Outcome, bad, no, ok, sentence
 from smtpmail.imap.scanner import BadSyntax, Scanner
-from smtpmail.imap.search_keys import UnknownCharset
 from smtpmail.mail.sasl import MECHANISMS, Aborted, Exchange, NotAllowed
 
 MAX_ERRORS = 50
@@ -251,8 +250,6 @@ class Session:
             self._obey(grammar.parse(name, scanner))
         except BadSyntax as error:
             self.finish(bad(sentence(str(error))))
-        except UnknownCharset:
-            self.finish(no("This charset is not known here", b"BADCHARSET (US-ASCII UTF-8)"))
         return True
 
     def _literal_ahead(self, literal: LiteralAhead) -> None:

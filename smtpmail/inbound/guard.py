@@ -131,8 +131,9 @@ class Gatekeeper:
         """The device whose password it is, None if there is none; takes its time with wrong ones."""
         address = f"address {peer.networks[0]}"
         if self._failures.count(address) >= MAX_FAILURES:
+            if self._is_news(f"blocked {address}"):
+                log.warning("login.blocked", client=peer.name, door=peer.listener, user=_shown(name))
             self._pause(LONGEST_DELAY)
-            log.warning("login.blocked", client=peer.name, door=peer.listener, user=_shown(name))
             return None
         user = user_named(name, self._domains)
         device = None
@@ -140,7 +141,9 @@ class Gatekeeper:
             try:
                 device = self.devices.find(user, password)
             except DeviceError as error:
-                log.error("devices.unreadable", error=str(error))
+                if self._is_news("devices"):
+                    log.error("devices.unreadable", error=str(error))
+                self._pause(FIRST_DELAY)
                 return None
         if user is None or device is None or not self._exists(user):
             failures = max(self._failures.failed(address), self._failures.failed(f"user {user or ''}"))
@@ -152,6 +155,10 @@ class Gatekeeper:
         self.devices.note_use(device, peer.address)
         log.info("login.succeeded", client=peer.name, door=peer.listener, user=user, device=device.device)
         return device
+
+    def _is_news(self, what: str) -> bool:
+        """Whether it is said for the first time within WINDOW: the log is not for strangers to fill."""
+        return self._failures.failed(what) == 1
 
     def names(self, address: Address, user: str) -> bool:
         """Whether the address is the user's own name, with or without a detail, wherever their mail goes on to."""

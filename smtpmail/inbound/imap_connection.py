@@ -77,6 +77,7 @@ class ImapConnection:
         self._executor: Executor | None = None
         self._watch: Watch | None = None
         self._stopping = ""
+        self._identified = False
 
     def run(self) -> None:
         """The whole life of the connection; raises nothing."""
@@ -215,7 +216,9 @@ class ImapConnection:
             self._log_in(action)
             return
         if isinstance(action, Identified):
-            log.info("imap.identified", client=self._name, user=self._user, program=_identity(action))
+            if not self._identified:
+                log.info("imap.identified", client=self._name, user=self._user, program=_identity(action))
+            self._identified = True
             return
         executor = self._executor
         assert executor is not None

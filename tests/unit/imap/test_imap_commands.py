@@ -10,7 +10,7 @@ from smtpmail.imap import commands as c
 from smtpmail.imap.fetch_items import FetchModifiers, Section
 from smtpmail.imap.grammar import parse, parse_append
 from smtpmail.imap.scanner import BadSyntax, Literal, Scanner
-from smtpmail.imap.search_keys import Key, SearchProgram, UnknownCharset
+from smtpmail.imap.search_keys import Key, SearchProgram
 from smtpmail.imap.sequences import parse_set
 
 
@@ -181,8 +181,11 @@ def test_bad_syntax(text: bytes) -> None:
 
 
 def test_unknown_charset() -> None:
-    with pytest.raises(UnknownCharset):
-        read(b"SEARCH CHARSET KOI8-R TEXT x")
+    unknown = Key("BADCHARSET")
+    assert read(b'SEARCH CHARSET KOI8-R TEXT "\xd0"') == c.Search(SearchProgram(unknown, None))
+    assert read(b"SORT (DATE) KOI8-R TEXT x") == c.Sort((("DATE", False),), unknown)
+    with pytest.raises(BadSyntax):
+        read(b"SEARCH CHARSET KOI8-R NONSENSE")
 
 
 def test_literals_stand_where_strings_do() -> None:

@@ -13,7 +13,9 @@ import pytest
 from support.imap_dialogue import PASSWORD, ImapDialogue
 from support.spool import deliver
 
+from smtpmail.imap.executor import MAX_COMPLAINTS
 from smtpmail.imap.threads import Node, _by_references
+from smtpmail.log import log
 from smtpmail.spool.mailbox import Spool
 
 HEADER = b"Return-Path: <alice@example.org>\r\nDelivered-To: bob@dom.fr\r\n"
@@ -115,6 +117,19 @@ def test_who_is_logged_in_by_the_door_may_log_in_again(spool: Spool, tmp_path: P
         dialogue.ok("SELECT INBOX")
         assert len(dialogue.ok("FETCH 1:* UID")) == 3
     assert PASSWORD != "wrong"
+
+
+def test_what_a_client_can_make_fail_does_not_fill_the_log(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[tuple[str, dict[str, object]]] = []
+    monkeypatch.setattr(log, "error", lambda event, **fields: said.append((event, fields)))
+    with ImapDialogue(tmp_path) as dialogue:
+        (tmp_path / "bob/odd/.lock").mkdir(parents=True)
+        for _ in range(MAX_COMPLAINTS + 30):
+            assert dialogue.append("odd", b"Subject: x\r\n\r\n").startswith(b"NO")
+    assert [event for event, _ in said] == ["imap.failed"] * MAX_COMPLAINTS + ["imap.failures"]
+    assert said[-1][1] == {"user": "bob", "count": 30}
 
 
 # -- select
@@ -663,6 +678,32 @@ def test_saved_result(library: ImapDialogue) -> None:
     assert library.ok("SEARCH $ FROM anna") == [b"* SEARCH 1"]
     library.ok("SEARCH RETURN (SAVE MAX) UNSEEN")
     assert library.ok("UID SEARCH $") == [b"* SEARCH 4"]
+
+
+@pytest.mark.parametrize(
+    ("command", "answer", "left"),
+    [
+        ("SEARCH RETURN (SAVE) CHARSET KOI8-R SUBJECT x", b"NO [BADCHARSET (US-ASCII UTF-8)]", b""),
+        ("SEARCH RETURN (COUNT SAVE) CHARSET KOI8-R $", b"NO [BADCHARSET (US-ASCII UTF-8)]", b""),
+        ("SEARCH RETURN (COUNT) CHARSET KOI8-R SUBJECT x", b"NO [BADCHARSET (US-ASCII UTF-8)]", b" 1 3 4"),
+        ("SORT (DATE) KOI8-R ALL", b"NO [BADCHARSET (US-ASCII UTF-8)]", b" 1 3 4"),
+        ("THREAD REFERENCES KOI8-R ALL", b"NO [BADCHARSET (US-ASCII UTF-8)]", b" 1 3 4"),
+        ("SEARCH RETURN (SAVE) CHARSET KOI8-R NONSENSE", b"BAD", b" 1 3 4"),
+        ("SEARCH RETURN (SAVE) NONSENSE", b"BAD", b" 1 3 4"),
+        ("SEARCH RETURN (SAVE) 99", b"BAD", b" 1 3 4"),
+        ("SEARCH FROM nobody", b"OK", b" 1 3 4"),
+        ("SEARCH RETURN (SAVE) FROM nobody", b"OK", b""),
+    ],
+)
+def test_saved_result_after_other_searches(library: ImapDialogue, command: str, answer: bytes, left: bytes) -> None:
+    """NO to a search with SAVE empties it, BAD does not (RFC 5182 2.1)."""
+    library.ok("SEARCH RETURN (SAVE) UNSEEN")
+    assert library.say(command)[-1].startswith(answer)
+    assert library.ok("SEARCH $") == [b"* SEARCH" + left]
+
+
+def test_an_unknown_charset_before_anything_is_selected(bob: ImapDialogue) -> None:
+    assert bob.say("SEARCH CHARSET KOI8-R SUBJECT x") == [b"BAD No mailbox is selected"]
 
 
 @pytest.mark.parametrize(

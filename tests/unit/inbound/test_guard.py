@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from smtpmail.inbound.guard import LONGEST_DELAY, MAX_FAILURES, WINDOW, FailedLogins, Gatekeeper, Submitter
+from smtpmail.inbound.guard import FIRST_DELAY, LONGEST_DELAY, MAX_FAILURES, WINDOW, FailedLogins, Gatekeeper, Submitter
+from smtpmail.log import log
 from smtpmail.mail.address import NULL_PATH, Address
 from smtpmail.mail.envelope import Peer
 from smtpmail.mail.route import Local
@@ -41,6 +42,29 @@ def test_an_address_that_guesses_is_not_listened_to(tmp_path: Path) -> None:
     assert door.paused[-1] == LONGEST_DELAY
     # Somebody else, and bob from elsewhere, come in: nobody can lock them out.
     assert door.log_in("bob", door.password, "192.0.2.2")
+
+
+def test_who_is_not_listened_to_does_not_fill_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(log, "warning", lambda event, **fields: said.append(event))
+    door = Door(tmp_path)
+    for _ in range(MAX_FAILURES + 100):
+        assert not door.log_in("bob", "wrong")
+    assert said == ["login.failed"] * MAX_FAILURES + ["login.blocked"]
+    assert not door.log_in("bob", "wrong", "192.0.2.2")
+    assert said[-1] == "login.failed"
+
+
+def test_devices_that_cannot_be_read_are_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(log, "error", lambda event, **fields: said.append(event))
+    door = Door(tmp_path)
+    (tmp_path / "devices").unlink()
+    (tmp_path / "devices").mkdir()
+    for n in range(50):
+        assert not door.log_in("bob", door.password, f"192.0.2.{n}")
+    assert said == ["devices.unreadable"]
+    assert door.paused == [FIRST_DELAY] * 50
 
 
 def test_a_network_counts_as_one(tmp_path: Path) -> None:
