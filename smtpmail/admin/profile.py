@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import plistlib
+import secrets
+import stat
 import uuid
 from typing import Any
 
@@ -50,8 +54,19 @@ def profile(address: str, user: str, password: str, host: str, imap_port: int, s
 def write_profile(
     path: str, address: str, user: str, password: str, host: str, imap_port: int, submission_port: int
 ) -> None:
-    """Writes it to a file that only its owner may read. Raises OSError."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with open(fd, "wb") as file:
-        os.fchmod(fd, 0o600)
-        file.write(profile(address, user, password, host, imap_port, submission_port))
+    """Writes it to a file that only its owner may read; another file of that name gives way. Raises OSError.
+
+    Root may write into a folder of somebody else, who could put a link there, or be about to read what lies there.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise OSError(errno.EINVAL, "it is there, and no regular file", path)
+    temporary = f"{path}.{secrets.token_hex(8)}.new"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with open(fd, "wb") as file:
+            file.write(profile(address, user, password, host, imap_port, submission_port))
+        os.rename(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

@@ -13,8 +13,10 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import secrets
 import socket
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -38,6 +40,10 @@ USED_SECONDS = 60.0
 """The last use of a device is noted so often, at most."""
 
 MAX_NAME = 60
+
+_SHA256 = re.compile("[0-9a-f]{64}")
+_LATEST = 2**37
+"""Unix times up to here can be shown in every time zone."""
 
 
 class DeviceError(Exception):
@@ -157,7 +163,7 @@ class Devices:
             raise DeviceError(f"a device's name must have 1 to {MAX_NAME} printable characters")
         password = new_password()
         with self._changing():
-            devices = read_devices(self.path)
+            devices = read_devices(self.path, strict=True)
             if any((d.user, d.device) == (user, name) for d in devices):
                 raise DeviceError(f"{user} has a device {name!r} already: remove it first, or give another name")
             devices.append(Device(user, name, digest(password), round(time.time())))
@@ -167,7 +173,7 @@ class Devices:
     def remove(self, user: str, name: str) -> None:
         """Removes a device. Raises DeviceError."""
         with self._changing():
-            devices = read_devices(self.path)
+            devices = read_devices(self.path, strict=True)
             kept = [d for d in devices if (d.user, d.device) != (user, name)]
             if len(kept) == len(devices):
                 raise DeviceError(f"{user} has no device {name!r}")
@@ -187,13 +193,21 @@ def used_file(path: str) -> str:
     return f"{path}.used.{socket.gethostname()}" if mounts.is_shared(path) else f"{path}.used"
 
 
-def read_devices(path: str) -> list[Device]:
-    """All devices in a file; lines that make no sense are left out. Raises DeviceError."""
+def read_devices(path: str, *, strict: bool = False) -> list[Device]:
+    """All devices in a file; lines that make no sense are left out, or are an error with `strict`, for whoever writes
+    the file anew would lose them. Raises DeviceError."""
     found = []
-    for line in _lines(path):
+    for number, line in _lines(path):
         match line:
-            case {"user": str(user), "device": str(device), "sha256": str(sha256), "added": int() | float() as added}:
+            case {
+                "user": str(user),
+                "device": str(device),
+                "sha256": str(sha256),
+                "added": int() | float() as added,
+            } if _SHA256.fullmatch(sha256) and _is_time(added):
                 found.append(Device(user, device, sha256, float(added)))
+            case _ if strict:
+                raise DeviceError(f"{path}, line {number}: this is no device; nothing was changed")
     return found
 
 
@@ -211,24 +225,44 @@ def read_uses(path: str) -> list[Use]:
 
 def _uses_of(file: str) -> list[Use]:
     found = []
-    for line in _lines(file):
+    for _, line in _lines(file):
         match line:
-            case {"user": str(user), "device": str(device), "time": int() | float() as when, "address": str(address)}:
+            case {
+                "user": str(user),
+                "device": str(device),
+                "time": int() | float() as when,
+                "address": str(address),
+            } if _is_time(when):
                 found.append(Use(user, device, float(when), address))
     return found
 
 
-def _lines(path: str) -> Iterator[object]:
+def _is_time(value: float) -> bool:
+    return 0 <= value < _LATEST
+
+
+def _lines(path: str) -> Iterator[tuple[int, object]]:
+    """The values of the lines that are not blank, and their numbers; None for what is no JSON. Raises DeviceError."""
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            text = file.read()
+        # Neither a FIFO nor a device in its place holds anybody up.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise DeviceError(f"cannot read {path}: it is no regular file")
+            with open(fd, encoding="utf-8", errors="replace", closefd=False) as file:
+                text = file.read()
+        finally:
+            os.close(fd)
     except FileNotFoundError:
         return
     except OSError as error:
         raise DeviceError(f"cannot read {path}: {error.strerror}") from None
-    for line in text.splitlines():
-        with contextlib.suppress(ValueError):
-            yield json.loads(line)
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            value = None
+            with contextlib.suppress(ValueError, RecursionError):
+                value = json.loads(line)
+            yield number, value
 
 
 @contextlib.contextmanager

@@ -16,83 +16,20 @@ import pytest
 from support import thunderbird
 from support.server import Server, Servers, clean_environment, program, split_address, wait_until
 from support.spool import deliver
-from support.thunderbird import Pref, Thunderbird
+from support.thunderbird import TOOLS, Thunderbird, account, keep_password, send, subjects
 from support.tls import Certificate
 
 from smtpmail.spool.mailbox import Spool
 
-TOOLS = """
-const { MailServices } = ChromeUtils.importESModule("resource:///modules/MailServices.sys.mjs");
-const window3 = Services.wm.getMostRecentWindow("mail:3pane");
-const server = MailServices.accounts.accounts[0].incomingServer;
-const named = name => server.rootFolder.descendants.find(f => f.name.toLowerCase() == name.toLowerCase());
-const inbox = () => named("Inbox");
-const update = folder => new Promise((resolve, reject) => {
-  folder.QueryInterface(Ci.nsIMsgImapMailFolder).updateFolderWithListener(window3.msgWindow, {
-    OnStartRunningUrl() {}, OnStopRunningUrl(_, status) { status ? reject("update: " + status) : resolve(); } });
-});
-const messages = folder => [...folder.messages];
-const message = (folder, subject) => {
-  const found = messages(folder).find(m => m.mime2DecodedSubject == subject);
-  if (!found) throw new Error("no " + subject + " in " + messages(folder).map(m => m.mime2DecodedSubject));
-  return found;
-};
-const copied = start => new Promise((resolve, reject) => start({
-  QueryInterface: ChromeUtils.generateQI(["nsIMsgCopyServiceListener"]),
-  onStartCopy() {}, onProgress() {}, setMessageKey() {}, getMessageId() { return null; },
-  onStopCopy(status) { status ? reject("copy: " + status) : resolve(); } }));
+TRUST_ALL = """
+Cc["@mozilla.org/security/certoverride;1"].getService(Ci.nsICertOverrideService)
+  .setDisableAllSecurityChecksAndLetAttackersInterceptMyData(true);
 """
+"""As if the person had confirmed that they trust the certificate."""
 
 ME = pwd.getpwuid(os.getuid()).pw_name
 
 SUBJECTS = ("Welcome to dom.fr", "Minutes of Tuesday", "Tickets", "Buy now!", "Grüße aus Köln")
-
-
-def prefs(imap: int, submission: int, *, user: str = "bob", tls: bool = True) -> dict[str, Pref]:
-    """One account, as the dialogue for a new account sets it up."""
-    return {
-        "mail.accountmanager.accounts": "account1",
-        "mail.accountmanager.defaultaccount": "account1",
-        "mail.account.account1.identities": "id1",
-        "mail.account.account1.server": "server1",
-        "mail.server.server1.type": "imap",
-        "mail.server.server1.name": f"{user}@dom.fr",
-        "mail.server.server1.hostname": "127.0.0.1",
-        "mail.server.server1.port": imap,
-        "mail.server.server1.userName": user,
-        "mail.server.server1.socketType": 3 if tls else 0,
-        "mail.server.server1.authMethod": 3,
-        "mail.server.server1.login_at_startup": False,
-        "mail.identity.id1.fullName": "Bob",
-        "mail.identity.id1.useremail": f"{user}@dom.fr",
-        "mail.identity.id1.smtpServer": "smtp1",
-        "mail.identity.id1.fcc": True,
-        "mail.identity.id1.fcc_folder": f"imap://{user}@127.0.0.1/Sent",
-        "mail.identity.id1.valid": True,
-        "mail.smtpservers": "smtp1",
-        "mail.smtp.defaultserver": "smtp1",
-        "mail.smtpserver.smtp1.hostname": "127.0.0.1",
-        "mail.smtpserver.smtp1.port": submission,
-        "mail.smtpserver.smtp1.authMethod": 3,
-        "mail.smtpserver.smtp1.try_ssl": 3,
-        "mail.smtpserver.smtp1.username": user,
-    }
-
-
-def set_up(client: Thunderbird, password: str) -> None:
-    """As if the person had typed the password and ticked the box, and confirmed that they trust the certificate."""
-    client.run(
-        """
-        Cc["@mozilla.org/security/certoverride;1"].getService(Ci.nsICertOverrideService)
-          .setDisableAllSecurityChecksAndLetAttackersInterceptMyData(true);
-        for (const origin of ["imap://127.0.0.1", "smtp://127.0.0.1"]) {
-          const login = Cc["@mozilla.org/login-manager/loginInfo;1"].createInstance(Ci.nsILoginInfo);
-          login.init(origin, null, origin, "bob", given[0], "", "");
-          await Services.logins.addLoginAsync(login);
-        }
-        """,
-        password,
-    )
 
 
 @pytest.fixture
@@ -115,8 +52,9 @@ def client(server: Server, tmp_path: Path) -> Iterator[Thunderbird]:
     ports = split_address(started["imap"][0])[1], split_address(started["submission"][0])[1]
     home = tmp_path / "thunderbird"
     home.mkdir()
-    with thunderbird.started(home, prefs(*ports)) as client:
-        set_up(client, found[1])
+    with thunderbird.started(home, account("bob", "127.0.0.1", *ports)) as client:
+        client.run(TRUST_ALL)
+        keep_password(client, "127.0.0.1", "bob", found[1])
         yield client
 
 
@@ -132,13 +70,6 @@ def fill(server: Server, user: str) -> None:
                 f"Dear Bob,\n\nthis is about: {subject}.\n\nAnna\n"
             ).encode(),
         )  # fmt: skip
-
-
-def subjects(client: Thunderbird) -> list[str]:
-    """Of what it has in INBOX."""
-    found = client.run(TOOLS + "return messages(inbox()).map(m => m.mime2DecodedSubject).sort();")
-    assert isinstance(found, list)
-    return found
 
 
 def state(path: Path) -> set[str]:
@@ -192,27 +123,7 @@ def test_reading_and_sending(server: Server, client: Thunderbird, tmp_path: Path
     wait_until(lambda: "just now" in subjects(client))
 
     # Sent to a user and to the world, with a copy in Sent.
-    client.run(
-        TOOLS
-        + """
-        const fields = Cc["@mozilla.org/messengercompose/composefields;1"].createInstance(Ci.nsIMsgCompFields);
-        fields.to = "anna@dom.fr, alice@example.org";
-        fields.subject = "From my desk";
-        fields.body = "Dear Anna,\\n\\nit works.\\n";
-        const params = Cc["@mozilla.org/messengercompose/composeparams;1"].createInstance(Ci.nsIMsgComposeParams);
-        params.composeFields = fields;
-        params.format = Ci.nsIMsgCompFormat.PlainText;
-        params.identity = MailServices.accounts.accounts[0].defaultIdentity;
-        MailServices.compose.OpenComposeWindowWithParams(null, params);
-        let compose;
-        for (let n = 0; n < 200 && !(compose?.gMsgCompose && compose.document.readyState == "complete"); n++) {
-          await new Promise(r => window3.setTimeout(r, 100));
-          compose = Services.wm.getMostRecentWindow("msgcompose");
-        }
-        await new Promise(r => window3.setTimeout(r, 2000));
-        compose.goDoCommand("cmd_sendNow");
-        """
-    )
+    send(client, "anna@dom.fr, alice@example.org", "From my desk", "Dear Anna,\n\nit works.\n")
     wait_until(lambda: (server.spool / "anna/1").exists() and (bob / "Sent/1").exists())
     received = server.wait_event("message.received", recipients=["anna@dom.fr", "alice@example.org"])
     assert received["sender"] == "bob@dom.fr"
@@ -257,7 +168,7 @@ def test_through_a_tunnel_without_a_password(servers: Servers, tmp_path: Path) -
     tunnel.start()
     home = tmp_path / "thunderbird"
     home.mkdir()
-    with thunderbird.started(home, prefs(tunnel.port, 9, user=ME, tls=False)) as client:
+    with thunderbird.started(home, account(ME, "127.0.0.1", tunnel.port)) as client:
         client.run(TOOLS + "server.performExpand(window3.msgWindow); await update(inbox());")
         wait_until(lambda: subjects(client) == sorted(SUBJECTS))
         client.run(TOOLS + "inbox().markMessagesRead([message(inbox(), 'Tickets')], true);")

@@ -39,6 +39,30 @@ QUIET: dict[str, Pref] = {
 """What keeps it from asking questions, and from the world."""
 
 
+TOOLS = """
+const { MailServices } = ChromeUtils.importESModule("resource:///modules/MailServices.sys.mjs");
+const window3 = Services.wm.getMostRecentWindow("mail:3pane");
+const server = MailServices.accounts.accounts[0].incomingServer;
+const named = name => server.rootFolder.descendants.find(f => f.name.toLowerCase() == name.toLowerCase());
+const inbox = () => named("Inbox");
+const update = folder => new Promise((resolve, reject) => {
+  folder.QueryInterface(Ci.nsIMsgImapMailFolder).updateFolderWithListener(window3.msgWindow, {
+    OnStartRunningUrl() {}, OnStopRunningUrl(_, status) { status ? reject("update: " + status) : resolve(); } });
+});
+const messages = folder => [...folder.messages];
+const message = (folder, subject) => {
+  const found = messages(folder).find(m => m.mime2DecodedSubject == subject);
+  if (!found) throw new Error("no " + subject + " in " + messages(folder).map(m => m.mime2DecodedSubject));
+  return found;
+};
+const copied = start => new Promise((resolve, reject) => start({
+  QueryInterface: ChromeUtils.generateQI(["nsIMsgCopyServiceListener"]),
+  onStartCopy() {}, onProgress() {}, setMessageKey() {}, getMessageId() { return null; },
+  onStopCopy(status) { status ? reject("copy: " + status) : resolve(); } }));
+"""
+"""Functions for scripts: one account, read over IMAP."""
+
+
 class Thunderbird:
     """Marionette's wire protocol: `LENGTH:JSON`, [0, id, name, parameters] and [1, id, error, result]."""
 
@@ -167,3 +191,81 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, 9)
         process.wait()
+
+
+def account(user: str, host: str, imap: int, submission: int | None = None) -> dict[str, Pref]:
+    """One account, as the dialogue for a new account sets it up: without `submission`, through a tunnel and without a
+    password."""
+    safe = submission is not None
+    return {
+        "mail.accountmanager.accounts": "account1",
+        "mail.accountmanager.defaultaccount": "account1",
+        "mail.account.account1.identities": "id1",
+        "mail.account.account1.server": "server1",
+        "mail.server.server1.type": "imap",
+        "mail.server.server1.name": f"{user}@dom.fr",
+        "mail.server.server1.hostname": host,
+        "mail.server.server1.port": imap,
+        "mail.server.server1.userName": user,
+        "mail.server.server1.socketType": 3 if safe else 0,
+        "mail.server.server1.authMethod": 3,
+        "mail.server.server1.login_at_startup": False,
+        "mail.identity.id1.fullName": user.capitalize(),
+        "mail.identity.id1.useremail": f"{user}@dom.fr",
+        "mail.identity.id1.smtpServer": "smtp1",
+        "mail.identity.id1.fcc": True,
+        "mail.identity.id1.fcc_folder": f"imap://{user}@{host}/Sent",
+        "mail.identity.id1.valid": True,
+        "mail.smtpservers": "smtp1",
+        "mail.smtp.defaultserver": "smtp1",
+        "mail.smtpserver.smtp1.hostname": host,
+        "mail.smtpserver.smtp1.port": submission or 9,
+        "mail.smtpserver.smtp1.authMethod": 3,
+        "mail.smtpserver.smtp1.try_ssl": 3,
+        "mail.smtpserver.smtp1.username": user,
+    }
+
+
+def keep_password(client: Thunderbird, host: str, user: str, password: str) -> None:
+    """As if the person had typed the password and ticked the box."""
+    client.run(
+        """
+        for (const origin of ["imap://" + given[0], "smtp://" + given[0]]) {
+          const login = Cc["@mozilla.org/login-manager/loginInfo;1"].createInstance(Ci.nsILoginInfo);
+          login.init(origin, null, origin, given[1], given[2], "", "");
+          await Services.logins.addLoginAsync(login);
+        }
+        """,
+        host, user, password,
+    )  # fmt: skip
+
+
+def subjects(client: Thunderbird) -> list[str]:
+    """Of what it has in INBOX."""
+    found = client.run(TOOLS + "return messages(inbox()).map(m => m.mime2DecodedSubject).sort();")
+    assert isinstance(found, list)
+    return found
+
+
+def send(client: Thunderbird, to: str, subject: str, body: str) -> None:
+    """Writes a message and has it sent; does not wait until it was."""
+    client.run(
+        TOOLS
+        + """
+        const fields = Cc["@mozilla.org/messengercompose/composefields;1"].createInstance(Ci.nsIMsgCompFields);
+        [fields.to, fields.subject, fields.body] = given;
+        const params = Cc["@mozilla.org/messengercompose/composeparams;1"].createInstance(Ci.nsIMsgComposeParams);
+        params.composeFields = fields;
+        params.format = Ci.nsIMsgCompFormat.PlainText;
+        params.identity = MailServices.accounts.accounts[0].defaultIdentity;
+        MailServices.compose.OpenComposeWindowWithParams(null, params);
+        let compose;
+        for (let n = 0; n < 200 && !(compose?.gMsgCompose && compose.document.readyState == "complete"); n++) {
+          await new Promise(r => window3.setTimeout(r, 100));
+          compose = Services.wm.getMostRecentWindow("msgcompose");
+        }
+        await new Promise(r => window3.setTimeout(r, 2000));
+        compose.goDoCommand("cmd_sendNow");
+        """,
+        to, subject, body,
+    )  # fmt: skip

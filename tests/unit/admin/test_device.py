@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,68 @@ def test_a_profile_that_cannot_be_written(folder: Path) -> None:
     assert code == 1
     assert output.endswith("/nowhere/x cannot be written: No such file or directory; no device was added\n")
     assert call(folder, "list")[1] == "There is no device.\n"
+
+
+def test_a_profile_in_place_of_another_file(folder: Path, tmp_path: Path) -> None:
+    """Who could read that file before reads nothing of it now."""
+    file = tmp_path / "phone.mobileconfig"
+    file.write_text("old")
+    file.chmod(0o644)
+    with file.open("rb") as before:
+        assert call(folder, "add", "bob", "phone", "--profile", str(file))[0] == 0
+        assert before.read() == b"old"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert b"IncomingPassword" in file.read_bytes()
+    assert list(tmp_path.glob("phone*")) == [file]
+
+
+@pytest.mark.parametrize("make", [lambda path, victim: path.symlink_to(victim), lambda path, victim: os.mkfifo(path)])
+def test_a_profile_goes_into_no_link_and_no_fifo(
+    folder: Path, tmp_path: Path, make: Callable[[Path, Path], None]
+) -> None:
+    victim = tmp_path / "shadow"
+    victim.write_text("root's own\n")
+    make(tmp_path / "profile", victim)
+    code, output = call(folder, "add", "bob", "phone", "--profile", str(tmp_path / "profile"))
+    assert code == 1
+    assert output.endswith("profile cannot be written: it is there, and no regular file; no device was added\n")
+    assert victim.read_text() == "root's own\n"
+    assert call(folder, "list")[1] == "There is no device.\n"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "root:x:0:0:root:/root:/bin/bash",
+        '{"user": "bob", "device": "x", "sha256": "é", "added": 1}',
+        '{"user": "bob", "device": "x", "sha256": "%s", "added": 1e400}' % ("0" * 64),
+        '{"user": "bob", "device": "x", "sha256": "%s", "added": -1}' % ("0" * 64),
+        "[" * 100_000,
+    ],
+    ids=lambda line: line[:20],
+)
+def test_a_file_of_something_else_is_left_alone(folder: Path, line: str) -> None:
+    """Who names the wrong file loses nothing of it."""
+    assert call(folder, "add", "bob", "phone")[0] == 0
+    with (folder / "devices").open("a") as file:
+        file.write(f"\n{line}\n")
+    before = (folder / "devices").read_bytes()
+    for command in (("add", "bob", "tablet"), ("remove", "bob", "phone")):
+        code, output = call(folder, *command)
+        assert code == 1
+        assert output.endswith("devices, line 3: this is no device; nothing was changed\n")
+    assert (folder / "devices").read_bytes() == before
+    code, output = call(folder, "list")
+    assert code == 0
+    assert [row.split()[:2] for row in output.splitlines()[1:]] == [["bob", "phone"]]
+
+
+def test_a_fifo_in_place_of_the_devices_holds_nobody_up(folder: Path) -> None:
+    os.mkfifo(folder / "devices")
+    for command in (("list",), ("add", "bob", "phone"), ("remove", "bob", "phone")):
+        code, output = call(folder, *command)
+        assert code == 1
+        assert output.endswith("it is no regular file\n")
 
 
 @pytest.mark.parametrize("name", ["devices.new", "devices.lock", "devices"])
