@@ -123,9 +123,7 @@ class Session:
                 if not self._MODES[self._mode](self):
                     break
             except LineTooLong as error:
-                self._mode = Mode.COMMAND
-                self._sasl = None
-                self._complain(error.start, "the command is too long")
+                self._too_long(error.start)
         return self._actions.pop(0) if self._actions else None
 
     def take_output(self) -> bytes:
@@ -211,6 +209,22 @@ class Session:
     def _hang_up(self) -> None:
         self.state = State.LOGOUT
         self._actions.append(Close())
+
+    def _too_long(self, start: bytes) -> None:
+        """The end of what was under way: a command, or what belongs to one."""
+        mode, self._mode = self._mode, Mode.COMMAND
+        match mode:
+            case Mode.SASL:
+                self._sasl = None
+                self.finish(bad("The response is too long"))
+            case Mode.IDLE:
+                self._idle_ended = False
+                self._actions.append(StopIdle())
+            case Mode.AFTER_MESSAGE:
+                self._actions.append(AbortAppend())
+                self.finish(bad("One message at a time"))
+            case _:
+                self._complain(start, "the command is too long")
 
     def _complain(self, start: bytes, text: str) -> None:
         """BAD, with the tag if there is one."""

@@ -99,6 +99,34 @@ def test_strangers(tmp_path: Path, command: str, answer: bytes) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+TOO_LONG = b"x" * 70_000
+
+
+def test_a_response_that_is_too_long_ends_the_login(tmp_path: Path) -> None:
+    """Nothing of it is taken for a tag or shown: it may be a password."""
+    with ImapDialogue(tmp_path, preauth=False) as dialogue:
+        dialogue.send("a AUTHENTICATE PLAIN\r\n")
+        assert dialogue.send(TOO_LONG + b"\r\n") == b"a BAD The response is too long\r\n"
+        assert dialogue.send("b NOOP\r\n") == b"b OK Nothing done\r\n"
+
+
+def test_what_is_too_long_ends_idle(bob: ImapDialogue) -> None:
+    bob.ok("SELECT INBOX")
+    bob.send("a IDLE\r\n")
+    assert bob.idle
+    assert bob.send(TOO_LONG + b"\r\n") == b"a BAD DONE expected\r\n"
+    assert not bob.idle
+    bob.ok("NOOP")
+
+
+def test_what_is_too_long_behind_a_message_drops_it(bob: ImapDialogue, tmp_path: Path) -> None:
+    assert bob.send(b"a APPEND INBOX {5+}\r\nhello" + TOO_LONG + b"\r\n") == b"a BAD One message at a time\r\n"
+    assert bob.executor is not None
+    assert bob.executor._appending is None
+    assert not (tmp_path / "bob/4").exists()
+    assert bob.append("INBOX", b"Subject: x\r\n\r\n").startswith(b"OK")
+
+
 def test_three_wrong_passwords_are_enough(tmp_path: Path) -> None:
     with ImapDialogue(tmp_path, preauth=False) as dialogue:
         for _ in range(2):
