@@ -222,6 +222,14 @@ def _doors(config: Config) -> Iterator[Finding]:
         folder = os.path.dirname(os.path.abspath(config.imap_socket))
         if not os.path.isdir(folder):
             raise ConfigError(f"--imap-socket: there is no folder {folder}")
+    if config.devices:
+        folder = os.path.dirname(os.path.abspath(config.devices))
+        if not os.path.isdir(folder):
+            raise ConfigError(f"--devices: there is no folder {folder}")
+        if os.path.exists(config.devices) and not (
+            os.path.isfile(config.devices) and os.access(config.devices, os.R_OK)
+        ):
+            raise ConfigError(f"--devices: cannot read {config.devices}")
     if config.devices and permissions(config.devices) & (stat.S_IWGRP | stat.S_IWOTH):
         yield _warning(
             "--devices", f"others than its owner may write to {config.devices}: they can read all mail",

@@ -460,6 +460,8 @@ class Session:
         if self.user:
             raise Refusal(replies.AUTHENTICATED_ALREADY)
         mechanism, _, initial = argument.partition(" ")
+        if not mechanism:
+            raise Refusal(replies.bad_arguments("AUTH mechanism [response]"))
         if mechanism.upper() not in MECHANISMS:
             raise Refusal(replies.UNKNOWN_MECHANISM)
         self._sasl = Exchange(mechanism.upper())

@@ -228,6 +228,8 @@ def test_apple_profile(tmp_path: Path) -> None:
         (["--imap-listen", "127.0.0.1:0"], "give --tls-cert"),
         (["--imap-socket", "/nowhere/imap.sock"], "there is no folder /nowhere"),
         (["--imap-listen", "example.org"], "IP address"),
+        (["--devices", "/nowhere/devices"], "there is no folder /nowhere"),
+        (["--devices", "/tmp"], "cannot read /tmp"),
     ],
 )
 def test_doors_that_cannot_be(servers: Servers, options: list[str], complaint: str) -> None:
@@ -652,6 +654,7 @@ def test_ways_to_log_in(sending: Server, tmp_path: Path, certificate: Certificat
         client.ehlo()
         for line, code in (
             ("AUTH", 504),
+            ("AUTH", 501),
             ("AUTH CRAM-MD5", 504),
             ("AUTH PLAIN ====", 501),
             ("AUTH PLAIN YQBiAGM=", 535),
