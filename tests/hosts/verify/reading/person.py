@@ -4,7 +4,8 @@
 
 JOB is JSON: `prefs`, of the account; `password` and `certificate` (in base64) of a device, none through a tunnel;
 `wait_for`, subjects that must be in the inbox; what to `flag`, `read` and `delete`; what to `send` (to, subject, body);
-`screenshot`. Prints as JSON what the person sees at first: the subjects that are `flagged`, and those that are `read`.
+`screenshot`. When all has been asked for it prints as JSON what the person saw at first, the subjects `flagged` and
+those `read`; it stays until its standard input ends.
 """
 
 from __future__ import annotations
@@ -65,7 +66,6 @@ def session(client: Thunderbird, job: dict[str, Any]) -> dict[str, object]:
         """
     )
     assert isinstance(seen, dict)
-    client.run(TOOLS + "window3.document.getElementById('tabmail').currentAbout3Pane.displayFolder(inbox());")
     for subject in job.get("flag", ()):
         client.run(TOOLS + "inbox().markMessagesFlagged([message(inbox(), given[0])], true);", subject)
     for subject in job.get("read", ()):
@@ -82,9 +82,9 @@ def session(client: Thunderbird, job: dict[str, Any]) -> dict[str, object]:
     if job.get("send"):
         thunderbird.send(client, *job["send"])
         until(client, "return !Services.wm.getMostRecentWindow('msgcompose');")
-    # What was asked for before this one is done when it is.
-    client.run(TOOLS + "await update(inbox());")
     if job.get("screenshot"):
+        client.run(TOOLS + "window3.document.getElementById('tabmail').currentAbout3Pane.displayFolder(inbox());")
+        time.sleep(3)  # until it is painted
         client.screenshot(Path(job["screenshot"]))
     return seen
 
@@ -92,7 +92,8 @@ def session(client: Thunderbird, job: dict[str, Any]) -> dict[str, object]:
 def main() -> None:
     job = json.loads(sys.argv[1])
     with tempfile.TemporaryDirectory() as home, thunderbird.started(Path(home), job["prefs"]) as client:
-        print(json.dumps(session(client, job)))
+        print(json.dumps(session(client, job)), flush=True)
+        sys.stdin.read()
 
 
 if __name__ == "__main__":

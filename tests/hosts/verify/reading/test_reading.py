@@ -4,6 +4,7 @@ state."""
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from support.thunderbird import account
 
 HOST = "mail.dom.fr"
 TUNNEL_PORT = 1143
+PATIENCE = 60.0
 SCREENSHOT = CHECKOUT / "artefacts" / "thunderbird-imap.png"
 
 
@@ -64,17 +66,22 @@ def password(mail: Host) -> Iterator[str]:
     mail.run("smtpmail device remove bob desk")
 
 
-def thunderbird(**job: object) -> dict[str, list[str]]:
-    """One session of a person; what they see at first."""
+@contextlib.contextmanager
+def thunderbird(**job: object) -> Iterator[dict[str, list[str]]]:
+    """One session of a person, who has asked for all and looks on; what they saw at first."""
     script = str(Path(__file__).with_name("person.py"))
-    ran = subprocess.run(
+    with subprocess.Popen(
         [HERE.parent / "hosts", "net", "bridge", sys.executable, script, json.dumps(job)],
-        capture_output=True, text=True, timeout=400, check=False,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    found = json.loads(ran.stdout)
-    assert isinstance(found, dict)
-    return found
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        seen = process.stdout.readline()
+        assert seen, process.stderr.read()
+        try:
+            yield json.loads(seen)
+        finally:
+            process.stdin.close()
+    assert process.returncode == 0
 
 
 def mutt(mail: Host, keys: str) -> None:
@@ -105,8 +112,8 @@ def test_a_person_lives_on_it(mail: Host, remote: Host, tunnel: int, password: s
         return set(mail.file(f"{paths[subject]}.status").content_string.split())
 
     # Through ssh: nothing is asked for.
-    thunderbird(prefs=account("bob", "127.0.0.1", tunnel), wait_for=subjects, flag=[flagged], read=[read])
-    eventually(lambda: "\\Flagged" in state(flagged) and "\\Seen" in state(read))
+    with thunderbird(prefs=account("bob", "127.0.0.1", tunnel), wait_for=subjects, flag=[flagged], read=[read]):
+        eventually(lambda: "\\Flagged" in state(flagged) and "\\Seen" in state(read), PATIENCE)
     assert not {"\\Flagged", "\\Seen"} & (state(deleted) | state(marked))
 
     # On the host: the same; and something is marked there.
@@ -119,24 +126,24 @@ def test_a_person_lives_on_it(mail: Host, remote: Host, tunnel: int, password: s
     answer = new_subject()
     SCREENSHOT.parent.mkdir(exist_ok=True)
     SCREENSHOT.unlink(missing_ok=True)
-    seen = thunderbird(
+    with thunderbird(
         # The third host has no resolver.
         prefs={**account("bob", HOST, 993, 465), "network.dns.forceResolve": "192.0.2.10"},
         password=password, certificate=base64.b64encode(der).decode(), wait_for=subjects, delete=[deleted],
         send=["anna@dom.fr, alice@example.net", answer, "From my desk."], screenshot=str(SCREENSHOT),
-    )  # fmt: skip
-    assert set(seen["flagged"]) & set(subjects) == {flagged, marked}
-    assert read in seen["read"]
+    ) as seen:  # fmt: skip
+        assert set(seen["flagged"]) & set(subjects) == {flagged, marked}
+        assert read in seen["read"]
+        eventually(lambda: not mail.file(paths[deleted]).exists, PATIENCE)
+        copy = the_message(mail, f"{SPOOL}/bob/Sent", answer, PATIENCE)
+        eventually(lambda: "\\Seen" in mail.file(f"{copy}.status").content_string, PATIENCE)
     assert SCREENSHOT.stat().st_size > 10_000
-    eventually(lambda: not mail.file(paths[deleted]).exists)
     assert the_message(mail, f"{SPOOL}/bob/Trash", deleted)
     for host, folder in ((mail, f"{SPOOL}/anna"), (remote, "/home/alice/Maildir/new")):
         content = host.file(the_message(host, folder, answer)).content_string
         assert "From my desk." in content
         assert "Return-Path: <bob@dom.fr>" in content
         assert " with ESMTPSA " in content
-    copy = the_message(mail, f"{SPOOL}/bob/Sent", answer)
-    assert "\\Seen" in mail.file(f"{copy}.status").content_string
 
     # And again on the host.
     assert seen_by_mutt(mail, "~F", subjects) == {flagged, marked}
