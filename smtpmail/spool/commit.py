@@ -130,8 +130,9 @@ class Draft:
 class GroupCommit(Group[Draft]):
     """One for drafts that are placed together."""
 
-    def __init__(self) -> None:
-        super().__init__(_place)
+    def place(self, drafts: Sequence[Draft], give_up: float) -> None:
+        """See Group."""
+        _place(drafts, give_up)
 
 
 _groups: defaultdict[int, GroupCommit] = defaultdict(GroupCommit)  # by file system: one that hangs holds no other
