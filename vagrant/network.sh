@@ -34,10 +34,10 @@ fi
 echo "nameserver $4" >/etc/resolv.conf
 
 # The machines start together; what follows on this one may need the other.
-for _ in $(seq 300); do
+for _ in $(seq 1800); do
     if ping -c 1 -W 1 "$4" >/dev/null; then
         exit 0
     fi
 done
-echo "network.sh: the resolver $4 is not on the network after five minutes; is \`remote\` up?" >&2
+echo "network.sh: the resolver $4 is not on the network after half an hour; is \`remote\` up?" >&2
 exit 1
