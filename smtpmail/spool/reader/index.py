@@ -198,13 +198,17 @@ def _look_up(folder: Folder, messages: dict[int, int], known: Index | None) -> I
             status = os.stat(str(number), dir_fd=folder.fd, follow_symlinks=False)
         except FileNotFoundError:
             continue
-        if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_MESSAGE:
+        if _is_message(status):
             new.append(number)
             found.append((number, inode, status.st_size, mtime(status), UNKNOWN))
     states.update(zip(new, _read_states(folder, new), strict=True))
     for number, inode, octets, date, lines in found:
         modseq, flags = states[number]
         yield number, inode, octets, date, modseq, lines, flags
+
+
+def _is_message(status: os.stat_result) -> bool:
+    return stat.S_ISREG(status.st_mode) and status.st_size <= MAX_MESSAGE
 
 
 def _modseq(folder: Folder, number: int) -> int:
@@ -261,17 +265,18 @@ _NOT_ITS_FAULT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 def _same_message(folder: Folder, known: Index, place: int | None, number: int) -> int | None:
     """The place of a message that lies in another file than before, if it is the same: a restored one.
 
-    None for a new one. Raises Renumbered when the number stands for another message, or stands again for one.
+    None for a new one, and for what is no message. Raises Renumbered when the number stands for another message, or
+    stands again for one.
     """
-    if place is None:
-        if number <= known.last:
-            raise Renumbered
+    if place is None and number > known.last:
         return None
     try:
         status = os.stat(str(number), dir_fd=folder.fd, follow_symlinks=False)
     except FileNotFoundError:
         return None
-    if (status.st_size, mtime(status)) != (known.octets[place], known.dates[place]):
+    if not _is_message(status):
+        return None
+    if place is None or (status.st_size, mtime(status)) != (known.octets[place], known.dates[place]):
         raise Renumbered
     return place
 

@@ -989,6 +989,17 @@ def test_a_message_that_its_owner_makes_huge(bob: ImapDialogue, tmp_path: Path) 
         assert b"2" not in bob.ok(command)[0].replace(b"UTF-8", b"")
 
 
+def test_a_file_too_large_for_a_message_is_none_at_each_look(bob: ImapDialogue, spool: Spool, tmp_path: Path) -> None:
+    os.truncate(tmp_path / "bob" / "1", 300 * 1024 * 1024)
+    answer = bob.ok("SELECT INBOX")
+    assert b"* 2 EXISTS" in answer
+    validity = next(line for line in answer if b"UIDVALIDITY" in line)
+    for exists in (3, 4):
+        deliver(spool, "bob")
+        assert b"* %d EXISTS" % exists in bob.ok("NOOP")
+    assert validity in bob.ok("SELECT INBOX")
+
+
 @pytest.mark.parametrize("seconds", [-1, -(2**31), 2**33, 2**34])
 def test_times_that_its_owner_makes_up(bob: ImapDialogue, tmp_path: Path, seconds: int) -> None:
     for name in ("2", "2.status", "."):
