@@ -15,7 +15,10 @@ SHARED = frozenset({
 })  # fmt: skip
 """Types that other hosts may have mounted, too. On GlusterFS, NFSv4 and CephFS POSIX locks hold between hosts."""
 
-LOCAL = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "tmpfs", "ramfs", "overlay"})
+LOCAL = frozenset({
+    "ext2", "ext3", "ext4", "xfs", "btrfs", "bcachefs", "f2fs", "jfs", "reiserfs", "nilfs2", "zfs", "tmpfs", "ramfs",
+    "overlay", "fuse.fuse-overlayfs", "squashfs", "erofs",
+})  # fmt: skip
 """Types that no other host can have mounted at the same time."""
 
 MOUNTINFO = "/proc/self/mountinfo"
