@@ -53,9 +53,8 @@ class Target(Protocol):
     apart: GroupCommit
     """Those that wait for its lock while others go on."""
 
-    @property
-    def own_group(self) -> GroupCommit | None:
-        """Those that need not wait for drafts of other targets, where these are synced one by one anyway."""
+    own_group: GroupCommit | None
+    """Those that need not wait for drafts of other targets, where these are synced one by one anyway."""
 
     def turn(self) -> AbstractContextManager[object]:
         """Waits until no other process of this server is at work here. Raises nothing."""
