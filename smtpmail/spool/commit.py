@@ -130,9 +130,8 @@ class Draft:
 class GroupCommit(Group[Draft]):
     """One for drafts that are placed together."""
 
-    def place(self, drafts: Sequence[Draft], give_up: float) -> None:
-        """See Group."""
-        _place(drafts, give_up)
+    def __init__(self) -> None:
+        super().__init__(_place)
 
 
 _groups: defaultdict[int, GroupCommit] = defaultdict(GroupCommit)  # by file system: one that hangs holds no other

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 D = TypeVar("D")
@@ -29,7 +29,9 @@ class Group(Generic[D]):
     There is no thread behind it: one of the callers leads, so that a caller alone waits for nobody.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, place: Callable[[Sequence[D], float], None]) -> None:
+        """`place` does the work for a batch, waiting for locks until a moment of monotonic time. It raises nothing."""
+        self._place = place
         self._mutex = threading.Lock()
         self._waiting: list[_Entry[D]] = []
         self._busy = False
@@ -51,10 +53,6 @@ class Group(Generic[D]):
             self._lead()
         return entry.give_up
 
-    def place(self, drafts: Sequence[D], give_up: float) -> None:
-        """Does the work for a batch, and raises nothing. `give_up` as for `run`."""
-        raise NotImplementedError
-
     def _lead(self) -> None:
         with self._mutex:
             batch, self._waiting = self._waiting, []
@@ -62,7 +60,7 @@ class Group(Generic[D]):
             give_up = min(entry.give_up for entry in batch)
             for entry in batch:
                 entry.give_up = give_up
-            self.place([draft for entry in batch for draft in entry.drafts], give_up)
+            self._place([draft for entry in batch for draft in entry.drafts], give_up)
         finally:
             with self._mutex:
                 if self._waiting:
