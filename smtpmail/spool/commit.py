@@ -1,11 +1,8 @@
 """Making messages survive a power cut, many at the price of one.
 
-What several threads want on disk at the same moment is made durable together (group.py): the first to come does it
+What several threads want on disk at the same moment is made durable together (group commit): the first to come does it
 for all who came meanwhile. One alone pays only for its own. There are two ways (durability.py chooses): what is written
 to the journal with one sync needs none of its own; else contents are synced, then named, then the folders are synced.
-
-Where no sync serves many files (files.sync_files), and each takes a round trip to other hosts, threads sync their own
-contents side by side, and only those that deliver into the same mailbox wait for each other.
 """
 
 from __future__ import annotations
@@ -14,15 +11,15 @@ import contextlib
 import errno
 import math
 import os
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from smtpmail.spool.files import NewFile, sync_files, syncs_all
+from smtpmail.spool.files import NewFile, sync_files
 from smtpmail.spool.folder import Folder
-from smtpmail.spool.group import Group
 from smtpmail.spool.journal import Journal
 from smtpmail.spool.record import Record
 
@@ -52,9 +49,6 @@ class Target(Protocol):
 
     apart: GroupCommit
     """Those that wait for its lock while others go on."""
-
-    own_group: GroupCommit | None
-    """Those that need not wait for drafts of other targets, where these are synced one by one anyway."""
 
     def turn(self) -> AbstractContextManager[object]:
         """Waits until no other process of this server is at work here. Raises nothing."""
@@ -91,7 +85,7 @@ class Placing(Protocol):
 class Draft:
     """A message on its way into a folder. It has files from `write` to `close`."""
 
-    __slots__ = ("error", "file", "folder", "parts", "synced", "target")
+    __slots__ = ("error", "file", "folder", "parts", "target")
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -99,8 +93,6 @@ class Draft:
         self.file: NewFile | None = None
         self.parts: Sequence[bytes | bytearray] | None = None
         """What the file contains, if the journal is to carry it."""
-        self.synced = False
-        """Whether its files are durable already."""
         self.error: OSError | None = None
         """Why it is not in the folder."""
 
@@ -127,27 +119,74 @@ class Draft:
             self.folder = None
 
 
-class GroupCommit(Group[Draft]):
-    """One for drafts that are placed together."""
+class _Entry:
+    """The drafts of one caller."""
+
+    __slots__ = ("done", "drafts", "give_up", "leads")
+
+    def __init__(self, drafts: Sequence[Draft], give_up: float) -> None:
+        self.drafts = drafts
+        self.give_up = give_up
+        self.leads = False
+        self.done = threading.Lock()
+        self.done.acquire()
+
+
+class GroupCommit:
+    """Threads that come while a batch is at work form the next one.
+
+    There is no thread behind it: one of the callers leads, so that a caller alone waits for nobody.
+    """
 
     def __init__(self) -> None:
-        super().__init__(_place)
+        self._mutex = threading.Lock()
+        self._waiting: list[_Entry] = []
+        self._busy = False
+
+    def run(self, drafts: Sequence[Draft], give_up: float = math.inf) -> float:
+        """Returns when the drafts are synced and placed, or have their `error` set.
+
+        `give_up` (monotonic time): for those that wait for a lock apart from others. Returns until when they did, which
+        may be less for the sake of another one in the batch.
+        """
+        entry = _Entry(drafts, give_up)
+        with self._mutex:
+            self._waiting.append(entry)
+            entry.leads = not self._busy
+            self._busy = True
+        if not entry.leads:
+            entry.done.acquire()
+        if entry.leads:
+            self._lead()
+        return entry.give_up
+
+    def _lead(self) -> None:
+        with self._mutex:
+            batch, self._waiting = self._waiting, []
+        try:
+            give_up = min(entry.give_up for entry in batch)
+            for entry in batch:
+                entry.give_up = give_up
+            _place([draft for entry in batch for draft in entry.drafts], give_up)
+        finally:
+            with self._mutex:
+                if self._waiting:
+                    self._waiting[0].leads = True
+                    self._waiting[0].done.release()
+                else:
+                    self._busy = False
+            for entry in batch:
+                if not entry.leads:
+                    entry.done.release()
 
 
 _groups: defaultdict[int, GroupCommit] = defaultdict(GroupCommit)  # by file system: one that hangs holds no other
-
-
-def _group(draft: Draft) -> GroupCommit:
-    assert draft.folder is not None
-    own = draft.target.own_group
-    return _groups[draft.folder.device] if own is None or syncs_all(draft.folder) else own
 
 
 class Unlocked:
     """What a Target has that all may use at once."""
 
     patience = 0.0
-    own_group = None
     apart = GroupCommit()
 
     def turn(self) -> AbstractContextManager[None]:
@@ -182,15 +221,14 @@ def commit_each(drafts: Sequence[Draft], *, keep_open: bool = False, patience: f
     for start in range(0, len(drafts), AT_ONCE):
         batch = drafts[start : start + AT_ONCE]
         try:
-            there: defaultdict[GroupCommit, list[Draft]] = defaultdict(list)
+            there: defaultdict[int, list[Draft]] = defaultdict(list)
             for draft in batch:
                 _try(draft, draft.write)
-            _sync_early([draft for draft in batch if draft.error is None])
-            for draft in batch:
                 if draft.error is None:
-                    there[_group(draft)].append(draft)
-            for together, some in there.items():
-                together.run(some)
+                    assert draft.folder is not None
+                    there[draft.folder.device].append(draft)
+            for device, some in there.items():
+                _groups[device].run(some)
             for draft in batch:
                 if isinstance(draft.error, Busy):
                     # All of a message together wait no longer than one.
@@ -326,19 +364,11 @@ def _fail(drafts: Sequence[Draft], error: Exception) -> None:
         draft.error = _as_oserror(error, draft.target)
 
 
-def _sync_early(drafts: Sequence[Draft]) -> None:
-    """Syncs contents that would be synced one by one, before anybody waits for it."""
-    early = [draft for draft in drafts if draft.parts is None and draft.folder and not syncs_all(draft.folder)]
-    _sync_contents(early)
-    for draft in early:
-        draft.synced = draft.error is None
-
-
 def _sync_contents(drafts: Sequence[Draft]) -> None:
     for draft in drafts:
-        if draft.error is None and not draft.synced:
+        if draft.error is None:
             _try(draft, draft.leave_journal)
-    files = [(draft, file) for draft in drafts if draft.error is None and not draft.synced for file in draft.unsynced]
+    files = [(draft, file) for draft in drafts if draft.error is None for file in draft.unsynced]
     for (draft, _), error in zip(files, sync_files([file for _, file in files]), strict=True):
         draft.error = draft.error or error
 

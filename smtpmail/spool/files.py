@@ -35,26 +35,17 @@ class Open(Protocol):
     def fd(self) -> int:
         """Its descriptor."""
 
-    @property
-    def device(self) -> int:
-        """Of the file system that it lies on (st_dev); where hosts share it, to ask each time costs a round trip."""
-
 
 def sync_files(files: Sequence[Open]) -> list[OSError | None]:
     """Makes data and inodes of files, or names in folders, durable; returns what went wrong with each."""
     if len(files) > FEW:
-        first, *others = {file.device for file in files}
+        first, *others = {os.fstat(file.fd).st_dev for file in files}
         if not others and _syncfs_works(first, files[0].fd) and _libc.syncfs(files[0].fd) == 0:
             return [None] * len(files)
     if len(files) > 1:
         for file in files:
             start_writing(file.fd)
     return [_fsync(file.fd) for file in files]
-
-
-def syncs_all(folder: Folder) -> bool:
-    """Whether one sync makes all files of its file system durable at the price of one."""
-    return _syncfs_works(folder.device, folder.fd)
 
 
 def start_writing(fd: int) -> None:
@@ -136,7 +127,7 @@ class NewFile:
     until then. The mode lets a default ACL of the folder decide; without one, the umask makes it the owner's alone.
     """
 
-    __slots__ = ("_scratch", "_scratch_name", "device", "fd")
+    __slots__ = ("_scratch", "_scratch_name", "fd")
 
     _number = itertools.count()
 
@@ -144,7 +135,6 @@ class NewFile:
         """Raises OSError."""
         self._scratch = -1
         self._scratch_name = ""
-        self.device = folder.device
         if folder.device in _without_nameless:
             self._open_scratch(folder)
             return

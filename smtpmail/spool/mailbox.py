@@ -91,7 +91,6 @@ class Mailbox:
         self._mount = mount
         self.stock = StatusStock()
         self.apart = GroupCommit()
-        self.own_group = GroupCommit()
         self._noted: Noted | None = None
         self._busy_until = 0.0
 

@@ -12,10 +12,9 @@ from smtpmail.spool.reader.states import Flags, text_of
 
 
 class _Opened(NamedTuple):
-    """For `sync_files`."""
+    """A descriptor, for `sync_files`."""
 
     fd: int
-    device: int
 
 
 def write_state(folder: Folder, number: int, flags: Flags) -> str:
@@ -36,7 +35,7 @@ def write_state(folder: Folder, number: int, flags: Flags) -> str:
 
 def sync_states(folder: Folder, names: Sequence[str]) -> None:
     """Returns when they are on disk. Raises OSError."""
-    files = [_Opened(folder.open_file(name, os.O_RDONLY), folder.device) for name in names]
+    files = [_Opened(folder.open_file(name, os.O_RDONLY)) for name in names]
     try:
         for error in sync_files(files):
             if error is not None:

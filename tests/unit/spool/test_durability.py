@@ -6,16 +6,14 @@ import errno
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import pytest
-from support.server import wait_until
 from support.spool import deliver, visible, with_journal, with_status
 
 from smtpmail.mail.queued import Item, QueuedRecipient
-from smtpmail.spool import durability, files, journal, restore
+from smtpmail.spool import durability, journal, restore
 from smtpmail.spool.commit import commit
 from smtpmail.spool.journal import Journal
 from smtpmail.spool.journals import FOLDER
@@ -375,65 +373,3 @@ def test_what_was_removed_then_is_not_removed_now(place: Place) -> None:
     durability.recover(str(place.path), place.queue.path, shared=True)
     assert (place.path / "bob/1").exists()
     assert (place.path / ".queue" / ID).exists() and not place.records(), "the queue is this host's"
-
-
-# -- where each file is synced by itself, over a network
-
-
-@pytest.fixture
-def apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No sync serves many files."""
-    monkeypatch.setattr(files, "_syncfs_works", lambda device, fd: False)
-
-
-def holding_syncs(monkeypatch: pytest.MonkeyPatch, ends: str) -> tuple[list[str], threading.Event, threading.Event]:
-    """Syncs are noted; the first of a path that ends so waits. What was synced, when it waits, what lets it go on."""
-    seen: list[str] = []
-    waits, goes_on = threading.Event(), threading.Event()
-    original = os.fsync
-
-    def sync(fd: int) -> None:
-        path = os.readlink(f"/proc/self/fd/{fd}")
-        seen.append(path)
-        if path.endswith(ends) and not waits.is_set():
-            waits.set()
-            assert goes_on.wait(60)
-        original(fd)
-
-    monkeypatch.setattr(os, "fsync", sync)
-    return seen, waits, goes_on
-
-
-def test_another_mailbox_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, apart: None) -> None:
-    spool = Spool(str(tmp_path))
-    for user in ("bob", "anna"):
-        deliver(spool, user)
-    _, waits, goes_on = holding_syncs(monkeypatch, "/bob")
-    with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(deliver, spool, "bob")
-        assert waits.wait(60)
-        try:
-            assert pool.submit(deliver, spool, "anna").result(60) == [2]
-            assert not first.done()
-        finally:
-            goes_on.set()
-        assert first.result(60) == [2]
-
-
-def test_contents_are_synced_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, apart: None) -> None:
-    """Before anybody waits for the mailbox."""
-    spool = Spool(str(tmp_path))
-    deliver(spool, "bob")
-    seen, waits, goes_on = holding_syncs(monkeypatch, "/bob")
-    with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(deliver, spool, "bob")
-        assert waits.wait(60)
-        synced = len(seen)
-        second = pool.submit(deliver, spool, "bob")
-        try:
-            wait_until(lambda: len(seen) > synced)  # while the first one has the mailbox
-            assert not first.done()
-        finally:
-            goes_on.set()
-        assert [first.result(60), second.result(60)] == [[2], [3]]
-    assert len([path for path in seen if path.endswith("/bob")]) == 2
