@@ -84,7 +84,7 @@ class Volume:
         servers = [f"--volfile-server={h.addresses[0]}" for h in [host, *self.hosts]]
         client = host.spawn(
             "glusterfs", "-N", "--process-name", "fuse", *servers, f"--volfile-id={NAME}", "--log-level=WARNING",
-            "--acl", "--attribute-timeout=0", "--entry-timeout=0", MOUNT,
+            "--attribute-timeout=0", "--entry-timeout=0", MOUNT,
         )  # fmt: skip
         self._mounts[host.name] = client
 
