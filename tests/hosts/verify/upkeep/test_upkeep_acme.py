@@ -110,7 +110,7 @@ def web_server(mail: Host) -> Iterator[None]:
     install(mail, "nginx-light")
     assert mail.socket("tcp://0.0.0.0:80").is_listening
     yield
-    mail.check_output("apt-get purge -y -qq nginx-light nginx")
+    mail.check_output("apt-get purge -y -qq nginx-light nginx nginx-common")
 
 
 @pytest.mark.usefixtures("web_server")
@@ -151,7 +151,7 @@ def test_a_folder_that_is_shown_no_more_is_not_relied_on(mail: Host, remote: Hos
     deployed(**asked_of(authority), smtpmail_acme_webroot="/srv/elsewhere/")
     assert served_certificate(remote) == third, "what serves is not asked for again"
 
-    mail.check_output("apt-get purge -y -qq nginx-light nginx")
+    mail.check_output("apt-get purge -y -qq nginx-light nginx nginx-common")
     deployed(**asked_of(authority))
     assert renewed_by(mail) == "standalone"
     mail.check_output(RENEW)
