@@ -180,7 +180,8 @@ class Server:
         """Ends all processes at once, as a crash would."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        # Not for good: one of its threads may be in the hands of a file system that does not answer.
+        self.process.wait(120)
         self._reader.join(10)
 
 
