@@ -141,7 +141,7 @@ def test_cost_does_not_grow_with_the_mailbox(servers: Servers, tmp_path: Path) -
     large = calls_of_one_delivery(servers, tmp_path, tmp_path / "large", before=2)
     names = [[call.partition("(")[0] for call in calls] for calls in (small, large)]
     assert "getdents64" not in names[1]
-    # What a thread makes once, memory or an epoll instance, may fall into either; a look at each name would be thousands.
+    # What a thread makes once, an epoll instance say, may fall into either; a look at each name would be thousands.
     assert len(names[1]) <= len(names[0]) + 20, Counter(names[1]) - Counter(names[0])
     assert (folder / "20003").is_file()
 
