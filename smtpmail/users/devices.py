@@ -16,13 +16,13 @@ import os
 import re
 import secrets
 import socket
-import stat
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from smtpmail import mounts
+from smtpmail.users.files import FileUnusable, read_octets
 
 ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
 """32 characters that look like no other: no l, o, 0, 1."""
@@ -40,6 +40,9 @@ USED_SECONDS = 60.0
 """The last use of a device is noted so often, at most."""
 
 MAX_NAME = 60
+
+MAX_FILE = 64 * 1024 * 1024
+"""Octets of a file of devices, or of their last uses."""
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 _LATEST = 2**37
@@ -244,17 +247,11 @@ def _is_time(value: float) -> bool:
 def _lines(path: str) -> Iterator[tuple[int, object]]:
     """The values of the lines that are not blank, and their numbers; None for what is no JSON. Raises DeviceError."""
     try:
-        # Neither a FIFO nor a device in its place holds anybody up.
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-        try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise DeviceError(f"cannot read {path}: it is no regular file")
-            with open(fd, encoding="utf-8", errors="replace", closefd=False) as file:
-                text = file.read()
-        finally:
-            os.close(fd)
+        text = read_octets(path, MAX_FILE)[0].decode("utf-8", "replace")
     except FileNotFoundError:
         return
+    except FileUnusable as error:
+        raise DeviceError(f"cannot read {path}: {error}") from None
     except OSError as error:
         raise DeviceError(f"cannot read {path}: {error.strerror}") from None
     for number, line in enumerate(text.splitlines(), 1):

@@ -26,8 +26,8 @@ def decode(data: bytes) -> str:
     return data.decode("utf-8-sig")
 
 
-def read_text(path: str, limit: int, folder: int | None = None) -> tuple[str, Signature]:
-    """The text of a file of at most `limit` octets. Raises OSError, FileUnusable.
+def read_octets(path: str, limit: int, folder: int | None = None) -> tuple[bytes, Signature]:
+    """What is in a file of at most `limit` octets. Raises OSError, FileUnusable.
 
     `folder` is a descriptor: then `path` is a name in it that somebody else may have put there, and no link is
     followed. Neither a FIFO nor a device holds anybody up.
@@ -46,10 +46,16 @@ def read_text(path: str, limit: int, folder: int | None = None) -> tuple[str, Si
         os.close(fd)
     if len(data) > limit:
         raise FileUnusable(f"it is larger than {limit} octets")
+    return data, signature(status)
+
+
+def read_text(path: str, limit: int, folder: int | None = None) -> tuple[str, Signature]:
+    """The text of a file, as `read_octets` reads it. Raises OSError, FileUnusable."""
+    data, signed = read_octets(path, limit, folder)
     try:
         text = decode(data)
     except UnicodeDecodeError:
         raise FileUnusable("it is not UTF-8") from None
     if "\0" in text:
         raise FileUnusable("it is no text")
-    return text, signature(status)
+    return text, signed
