@@ -13,6 +13,9 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+Identity = tuple[int, int]
+"""What a file or folder is, by whichever name: st_dev and st_ino."""
+
 SCRATCH = ".new"
 """In a folder: files that are being written, where the file system knows none without a name."""
 
@@ -31,16 +34,16 @@ class Folder:
     def __init__(self, path: str, *, follow: bool = False) -> None:
         self.path = path
         self.fd = -1
-        self._identity: tuple[int, int] | None = None
+        self._identity: Identity | None = None
         self._scratch = -1
         flags = os.O_RDONLY | os.O_DIRECTORY | SAFELY
         self.fd = os.open(path, flags & ~os.O_NOFOLLOW if follow else flags)
 
     @property
-    def identity(self) -> tuple[int, int]:
-        """What it is, by whichever path: st_dev and st_ino."""
+    def identity(self) -> Identity:
+        """Its own."""
         if self._identity is None:
-            self._identity = _identity(os.fstat(self.fd))
+            self._identity = identity_of(os.fstat(self.fd))
         return self._identity
 
     @property
@@ -85,7 +88,7 @@ class Folder:
     def is_in_place(self) -> bool:
         """Whether the path still leads to this folder."""
         try:
-            return _identity(os.stat(self.path, follow_symlinks=False)) == self.identity
+            return identity_of(os.stat(self.path, follow_symlinks=False)) == self.identity
         except FileNotFoundError:
             return False
 
@@ -125,12 +128,16 @@ class Folder:
             return False
         return True
 
-    def is_same(self, name: str, fd: int) -> bool:
-        """Whether the name is still that of the open file."""
+    def identity_of(self, name: str) -> Identity | None:
+        """That of what has this name; None when nothing has. Raises OSError."""
         try:
-            return _identity(os.stat(name, dir_fd=self.fd, follow_symlinks=False)) == _identity(os.fstat(fd))
+            return identity_of(os.stat(name, dir_fd=self.fd, follow_symlinks=False))
         except FileNotFoundError:
-            return False
+            return None
+
+    def is_same(self, name: str, fd: int) -> bool:
+        """Whether the name is still that of the open file. Raises OSError."""
+        return self.identity_of(name) == identity_of(os.fstat(fd))
 
 
 class OfFolders(Generic[T]):
@@ -142,7 +149,7 @@ class OfFolders(Generic[T]):
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
         self._lock = threading.Lock()
-        self._objects: weakref.WeakValueDictionary[tuple[int, int], T] = weakref.WeakValueDictionary()
+        self._objects: weakref.WeakValueDictionary[Identity, T] = weakref.WeakValueDictionary()
 
     def get(self, folder: Folder) -> T:
         """The object of a folder, made if nobody has it."""
@@ -158,7 +165,8 @@ def is_plain(status: os.stat_result) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_nlink <= 1
 
 
-def _identity(status: os.stat_result) -> tuple[int, int]:
+def identity_of(status: os.stat_result) -> Identity:
+    """That of the file or folder whose status it is."""
     return status.st_dev, status.st_ino
 
 

@@ -174,6 +174,8 @@ class Mailbox:
             return
         folder = draft.folder or Folder(self.path)
         try:
+            if not draft.has_its_number(folder):
+                return
             with removing(self.journal, Record(Kind.REMOVED, self.place, parts=(b"%d\n" % draft.number,))):
                 os.unlink(str(draft.number), dir_fd=folder.fd)
                 os.unlink(f"{draft.number}.status", dir_fd=folder.fd)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from smtpmail.spool.commit import Draft, Taken
 from smtpmail.spool.content import Source
 from smtpmail.spool.files import NewFile
-from smtpmail.spool.folder import SAFELY, Folder
+from smtpmail.spool.folder import SAFELY, Folder, Identity, identity_of
 from smtpmail.spool.lock import MAX_NUMBER, MailboxBusy, highest_number, note_number, sync_number, unlock
 from smtpmail.spool.record import Kind, Record
 from smtpmail.spool.stock import STATUS_OF_NEW
@@ -40,7 +40,7 @@ class MailboxDraft(Draft):
     """A message on its way into a mailbox, with its status."""
 
     __slots__ = (
-        "_content", "_header", "_status_is_durable", "mailbox", "number", "status", "subfolder", "user",
+        "_content", "_header", "_identity", "_status_is_durable", "mailbox", "number", "status", "subfolder", "user",
     )  # fmt: skip
 
     def __init__(self, mailbox: Mailbox, content: Source, copy: Copy) -> None:
@@ -53,6 +53,7 @@ class MailboxDraft(Draft):
         """Its number when it is in the mailbox, 0 before."""
         self._content = content
         self._header = copy.header
+        self._identity: Identity | None = None
         self._status_is_durable = False
 
     def write(self) -> None:
@@ -124,7 +125,15 @@ class MailboxDraft(Draft):
         finally:
             os.close(fd)
 
+    def has_its_number(self, folder: Folder) -> bool:
+        """Whether the file under its number is this one: another host may have got the number while a network was cut."""
+        identity = identity_of(os.fstat(self.file.fd)) if self.file is not None else self._identity
+        return folder.identity_of(str(self.number)) == identity
+
     def close(self) -> None:
+        if self.number and self.file is not None:
+            with contextlib.suppress(OSError):
+                self._identity = identity_of(os.fstat(self.file.fd))
         super().close()
         if self.status is not None:
             self.status.close()

@@ -17,7 +17,8 @@ from support.server import read_mailbox
 from support.spool import HEADER, deliver, locked_by_another_process, visible, with_journal, with_status
 
 from smtpmail.spool import mailbox
-from smtpmail.spool.mailbox import MailboxBusy, Spool
+from smtpmail.spool.commit import commit_each, withdraw
+from smtpmail.spool.mailbox import Copy, MailboxBusy, Spool
 
 
 @pytest.fixture(params=[False, True], ids=["each file synced", "journal"])
@@ -242,6 +243,24 @@ def test_every_call_may_fail(
     assert len(deliver(spool, *users)) == len(users)
     for name in users:
         assert read_mailbox(tmp_path / name)
+
+
+@pytest.mark.parametrize("keep_open", [True, False], ids=["open", "closed"])
+@pytest.mark.parametrize("replaced", [True, False])
+def test_what_is_taken_out_again_is_ones_own(spool: Spool, tmp_path: Path, keep_open: bool, replaced: bool) -> None:
+    """A file system may have given the number to another host's message meanwhile."""
+    content = spool.content()
+    content.write(b"Subject: x\n\nx\n")
+    drafts = spool.prepare(content, [Copy("bob", HEADER)])
+    commit_each(drafts, keep_open=keep_open)
+    if replaced:
+        (tmp_path / "another").write_bytes(b"another's")
+        (tmp_path / "another").replace(tmp_path / "bob/1")
+    withdraw(drafts)
+    assert visible(tmp_path / "bob") == (with_status([1]) if replaced else set())
+    for draft in drafts:
+        draft.close()
+    content.close()
 
 
 def test_full_disk(spool: Spool, tmp_path: Path) -> None:
