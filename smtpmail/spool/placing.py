@@ -126,7 +126,7 @@ class MailboxDraft(Draft):
             os.close(fd)
 
     def has_its_number(self, folder: Folder) -> bool:
-        """Whether the file under its number is this one: another host may have got the number while a network was cut."""
+        """Whether the file under its number is this one: once a network was cut, it may be another host's."""
         identity = identity_of(os.fstat(self.file.fd)) if self.file is not None else self._identity
         return folder.identity_of(str(self.number)) == identity
 

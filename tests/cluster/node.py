@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import re
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from support.client import Client, Closed
-from support.server import Server
+from support.server import Server, program, wait_until
 from support.spool import token_of_whole
 
 from tests.cluster.volume import MOUNT
@@ -27,7 +28,18 @@ PER_HOST = 4
 
 TOKEN = re.compile(rb"^Message-ID: <([a-z0-9]+\.[0-9]+\.[0-9]+)>$", re.MULTILINE)
 
+SETTINGS = ("-s", "dom.fr", "-H", "mail.dom.fr", "--spool", MOUNT)
+
 _CLONE_NEWNET = 0x40000000
+
+
+def command(host: Host, *words: str) -> subprocess.CompletedProcess[str]:
+    """A command of the program on a host, to its end."""
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    return subprocess.run(
+        host.command(*program(), *words, *SETTINGS), capture_output=True, text=True, timeout=120, env=environment,
+        check=False, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
 
 
 class Node:
@@ -70,6 +82,18 @@ class Node:
     def stop(self) -> int:
         assert self.server is not None
         return self.server.stop()
+
+    def deliver_what_waits(self) -> None:
+        """A message for two mailboxes is taken when one of them could be had: for the other one it waits in here."""
+
+        def empty() -> bool:
+            if not any(len(name) >= 19 for name in os.listdir(self.host.path(self.queue))):
+                return True
+            command(self.host, "queue", "retry", "--all", "--queue", self.queue)
+            time.sleep(1)
+            return False
+
+        wait_until(empty, 240)
 
     def enter(self) -> None:
         """The calling thread's sockets belong to the host from now on."""

@@ -45,6 +45,8 @@ def test_two_hosts_into_the_same_mailboxes(whole: Volume, node: Start) -> None:
     book = Book()
     with load_on(nodes, book) as loads:
         flowing(*loads, messages=60)
+    for each in nodes:
+        each.deliver_what_waits()
     found = [Mailboxes(book).check(host) for host in whole.hosts]
     assert found[0] == found[1] == found[2], "all hosts see the same"
     assert found[0].gaps == 0 and not book.refused, [c for each in nodes for c in each.complaints()]
@@ -59,6 +61,8 @@ def test_three_hosts(whole: Volume, node: Start) -> None:
     book = Book()
     with load_on(nodes, book) as loads:
         flowing(*loads, messages=30)
+    for each in nodes:
+        each.deliver_what_waits()
     found = Mailboxes(book).check(whole.hosts[0])
     assert found.gaps == 0 and not book.refused, [c for each in nodes for c in each.complaints()]
     tell("three hosts", book, found)
@@ -122,6 +126,8 @@ def endure(whole: Volume, nodes: Sequence[Node], crash: Crash) -> None:
             crash(whole, victim, rng)
             flowing(*loads)
         whole.wait_healed()
+        for each in nodes:
+            each.deliver_what_waits()
         found = mailboxes.check(other.host)
         tell(f"{crash.__name__} {round_ + 1}", book, found)
     assert not [e for each in nodes for e in (each.server.events if each.server else []) if "exception" in e]
@@ -182,6 +188,9 @@ def test_both_servers_at_once(whole: Volume, node: Start) -> None:
     for round_ in range(2 * ROUNDS):
         for each in nodes:
             each.start()
+            each.deliver_what_waits()
+        found = mailboxes.check(nodes[0].host)
+        tell(f"both servers {round_}", book, found)
         with load_on(nodes, book, round_) as loads:
             flowing(*loads)
             time.sleep(rng.uniform(0, 0.3))
@@ -192,9 +201,10 @@ def test_both_servers_at_once(whole: Volume, node: Start) -> None:
                 load.stop()
         for each in nodes:
             each.kill()
-        found = mailboxes.check(nodes[0].host)
-        tell(f"both servers {round_ + 1}", book, found)
     # Nothing is left of them: what had a number has it, and other names there are none.
-    nodes[0].start()
+    for each in nodes:
+        each.start()
+        each.deliver_what_waits()
+    tell("both servers", book, mailboxes.check(nodes[0].host))
     folders = [nodes[0].host.path(f"{MOUNT}/{user}") for user in USERS]
     wait_until(lambda: not [p for folder in folders for p in folder.glob("*.status") if not p.with_suffix("").exists()])

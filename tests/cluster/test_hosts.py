@@ -17,20 +17,9 @@ from support.faultserver import FaultServer
 from support.server import program, wait_until
 
 from tests.cluster.conftest import Start
-from tests.cluster.node import CHECKOUT, Book, Load
+from tests.cluster.node import CHECKOUT, SETTINGS, Book, Load, command
 from tests.cluster.volume import MOUNT, Volume
 from tests.network.lab import Host
-
-SETTINGS = ("-s", "dom.fr", "-H", "mail.dom.fr", "--spool", MOUNT)
-
-
-def command(host: Host, *words: str) -> subprocess.CompletedProcess[str]:
-    """A command of the program on a host, to its end."""
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
-    return subprocess.run(
-        host.command(*program(), *words, *SETTINGS), capture_output=True, text=True, timeout=120, env=environment,
-        check=False, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
 
 
 @contextlib.contextmanager
