@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import socket
 import subprocess
@@ -35,6 +36,18 @@ host has written another one reads at once."""
 
 PING_SECONDS = 20
 """The longest wait for a host that is gone (network.ping-timeout); GlusterFS's own is 42."""
+
+RELEASE = {"server.tcp-user-timeout": "5", "server.keepalive-time": "2"}
+"""After how many seconds a brick gives up a host that it cannot reach, and with it the host's locks.
+
+That must come before the host itself gives up the brick (network.ping-timeout). Else it may be back, by a new
+connection, while the brick still has locks of the old one; and what waits there for an inode lock to remove a file is
+not told when the lock goes with its connection (GlusterFS 10.3, 11.1 and its development branch of 2024,
+pl_inodelk_client_cleanup): the removal stays under way, and all that wait for its name with it.
+"""
+
+FRAME_SECONDS = 60
+"""The longest wait for a brick that lives and does not answer (network.frame-timeout); GlusterFS's own is 1800."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +159,34 @@ def judge(volume: Volume) -> Iterator[Finding]:
             subject, "warning", f"hosts may see each other's changes late, or write without their lock: "
             f"{', '.join(key for key, _ in wrong)}", f"gluster volume set {volume.name} {words}",
         )  # fmt: skip
-    ping = volume.options.get("network.ping-timeout", "42")
-    if not ping.isdigit() or int(ping) > PING_SECONDS:
+    ping = _seconds(volume, "network.ping-timeout", 42)
+    if ping > PING_SECONDS:
         yield _finding(
-            subject, "warning", f"a host that dies holds up all others for {ping} seconds",
+            subject, "warning", f"a host that dies holds up all others for {ping:g} seconds",
             f"gluster volume set {volume.name} network.ping-timeout 10",
         )  # fmt: skip
+    release = max(
+        _seconds(volume, "server.tcp-user-timeout", 42),
+        _seconds(volume, "server.keepalive-time", 20) + _seconds(volume, "server.keepalive-interval", 2),
+    )
+    if release >= ping:
+        words = " ".join(f"{key} {value}" for key, value in {**RELEASE, "network.ping-timeout": "10"}.items())
+        yield _finding(
+            subject, "warning", f"a host that was cut off may be back after {ping:g} seconds, while a brick holds its "
+            f"old locks for {release:g}: GlusterFS may hang then", f"gluster volume set {volume.name} {words}",
+        )  # fmt: skip
+    frame = _seconds(volume, "network.frame-timeout", 1800)
+    if frame > FRAME_SECONDS:
+        yield _finding(
+            subject, "warning", f"what a brick does not answer holds up mail for {frame:g} seconds",
+            f"gluster volume set {volume.name} network.frame-timeout {FRAME_SECONDS}",
+        )  # fmt: skip
+
+
+def _seconds(volume: Volume, key: str, default: int) -> float:
+    """What an option says; 0 stands for no limit."""
+    value = volume.options.get(key, str(default))
+    return float(value) if value.isdigit() and int(value) else math.inf
 
 
 def _quorum(volume: Volume, subject: str) -> Iterator[Finding]:

@@ -99,13 +99,7 @@ BESIDE = ThreadPoolExecutor()
 """Its threads stay: servers and mounts end with the thread that started them (PR_SET_PDEATHSIG)."""
 
 
-CRASHES = [kill_server, kill_mount, kill_brick]
-if ROUNDS > 1:
-    # Fails at about every fourth cut (docs/cluster.md): a client of GlusterFS 10.3 that never answers, and mail lost.
-    CRASHES.append(cut_network)
-
-
-@pytest.mark.parametrize("crash", CRASHES)
+@pytest.mark.parametrize("crash", [kill_server, kill_mount, kill_brick, cut_network])
 def test_crashes_under_load(whole: Volume, node: Start, crash: Crash) -> None:
     endure(whole, [node("mx1"), node("mx2")], crash)
 

@@ -23,8 +23,12 @@ OPTIONS = {
     **cluster.OPTIONS,
     "performance.read-ahead": "off",
     "performance.readdir-ahead": "off",
-    # A host that is gone holds the others for so many seconds.
+    # A host that is gone holds the others for so many seconds; bricks have given it up before.
     "network.ping-timeout": "5",
+    "server.tcp-user-timeout": "3",
+    "server.keepalive-time": "1",
+    "server.keepalive-interval": "1",
+    "network.frame-timeout": str(cluster.FRAME_SECONDS),
 }
 
 

@@ -86,9 +86,9 @@ def test_the_rules_are_there_before_glusterfs(render: Render) -> None:
 @pytest.mark.parametrize(
     ("info", "missing"),
     [
-        ([], 7),
-        (["client.strict-locks: on", "performance.quick-read: on"], 6),
-        (["client.strict-locks: on", "performance.quick-read: off", "network.ping-timeout: 10"], 4),
+        ([], 10),
+        (["client.strict-locks: on", "performance.quick-read: on"], 9),
+        (["client.strict-locks: on", "performance.quick-read: off", "network.ping-timeout: 10"], 7),
     ],
 )
 def test_only_what_is_missing_is_set(value: Value, info: list[str], missing: int) -> None:
@@ -99,11 +99,13 @@ def test_only_what_is_missing_is_set(value: Value, info: list[str], missing: int
 
 def test_the_options_are_those_that_check_asks_for(value: Value) -> None:
     """One truth: what `smtpmail check` misses the role sets."""
-    from smtpmail.admin.cluster import OPTIONS, PING_SECONDS
+    from smtpmail.admin.cluster import Volume, judge
 
     options = json.loads(json.dumps(value("smtpmail_cluster_options")))
-    assert {key: text for key, text in options.items() if key in OPTIONS} == OPTIONS
-    assert int(options["network.ping-timeout"]) <= PING_SECONDS
+    assert list(judge(Volume("mail", 3, 1, False, options))) == []
+    for key in options:
+        without = {other: text for other, text in options.items() if other != key}
+        assert list(judge(Volume("mail", 3, 1, False, without))) != [], key
 
 
 def test_an_arbiter_is_no_mail_server() -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from smtpmail.admin import cluster
-from smtpmail.admin.cluster import OPTIONS, Volume, findings, judge, ownership, parse
+from smtpmail.admin.cluster import OPTIONS, RELEASE, Volume, findings, judge, ownership, parse
 from smtpmail.settings.config import Config
 
-GOOD = {**OPTIONS, "network.ping-timeout": "10"}
+GOOD = {**OPTIONS, **RELEASE, "network.ping-timeout": "10", "network.frame-timeout": "60"}
 
 INFO = b"""<?xml version="1.0" encoding="UTF-8" standalone="yes"?>
 <cliOutput><opRet>0</opRet><opErrno>0</opErrno><opErrstr/><volInfo><volumes><volume><name>mail</name>
@@ -51,11 +51,19 @@ def test_what_gluster_can_not_say(text: bytes, error: str) -> None:
         (Volume("mail", 3, 1, False, GOOD | {"cluster.quorum-type": "fixed"}), ["error"]),
         (Volume("mail", 3, 0, False, GOOD | {"cluster.quorum-type": "fixed", "cluster.quorum-count": "1"}), ["error"]),
         (Volume("mail", 3, 0, False, GOOD | {"cluster.quorum-type": "fixed", "cluster.quorum-count": "2"}), []),
-        (Volume("mail", 3, 1, False, {}), ["warning", "warning"]),
+        (Volume("mail", 3, 1, False, {}), ["warning"] * 4),
         (Volume("mail", 3, 1, False, GOOD | {"client.strict-locks": "off"}), ["warning"]),
         (Volume("mail", 3, 1, False, GOOD | {"client.strict-locks": "enable"}), []),
         (Volume("mail", 3, 1, False, GOOD | {"performance.quick-read": "disable"}), []),
         (Volume("mail", 3, 1, False, GOOD | {"network.ping-timeout": "42"}), ["warning"]),
+        (Volume("mail", 3, 1, False, GOOD | {"network.ping-timeout": "0"}), ["warning"]),
+        (Volume("mail", 3, 1, False, GOOD | {"network.ping-timeout": "5"}), ["warning"]),
+        (Volume("mail", 3, 1, False, GOOD | {"server.tcp-user-timeout": "0"}), ["warning"]),
+        (Volume("mail", 3, 1, False, GOOD | {"server.tcp-user-timeout": "10"}), ["warning"]),
+        (Volume("mail", 3, 1, False, GOOD | {"server.keepalive-time": "20"}), ["warning"]),
+        (Volume("mail", 3, 1, False, GOOD | {"server.keepalive-interval": "8"}), ["warning"]),
+        (Volume("mail", 3, 1, False, GOOD | {"network.frame-timeout": "1800"}), ["warning"]),
+        (Volume("mail", 3, 1, False, GOOD | {"network.frame-timeout": "30"}), []),
     ],
 )
 def test_volumes(volume: Volume, levels: list[str]) -> None:
