@@ -24,6 +24,7 @@ from smtpmail.settings import machine
 from smtpmail.settings.config import Config
 from smtpmail.settings.options import SettingsCommand, load_config
 from smtpmail.settings.values import ConfigError, Endpoint
+from smtpmail.spool.files import forget_pages
 from smtpmail.spool.queue import QueueStore
 
 OK, WARNING, CRITICAL = "ok", "warning", "critical"
@@ -254,6 +255,7 @@ def unseen(mailbox: str) -> int:
     try:
         fd = os.open(os.path.join(mailbox, ".mh_sequences"), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(fd, "rb") as file:
+            forget_pages(fd)
             lines = file.read(1024 * 1024).decode("ascii", "replace").splitlines()
     except OSError:
         return 0

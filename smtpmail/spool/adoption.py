@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from smtpmail import mounts
 from smtpmail.spool import claim, restore
 from smtpmail.spool.claim import QueueError
-from smtpmail.spool.files import copy_content
+from smtpmail.spool.files import copy_content, forget_pages
 from smtpmail.spool.folder import Folder
 from smtpmail.spool.queue import STAGING, QueueStore
 from smtpmail.spool.record import FormatError
@@ -97,6 +97,7 @@ class _Adoption:
         """Raises QueueError when another one has begun with it."""
         fd = self._other.open_file(ADOPTER, os.O_RDWR | os.O_CREAT, 0o600)
         try:
+            forget_pages(fd)
             before = os.pread(fd, 8192, 0).decode("utf-8", "replace").strip()
             if before not in ("", adopter) and self._taken():
                 raise QueueError(

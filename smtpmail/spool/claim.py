@@ -8,6 +8,7 @@ import os
 import re
 import socket
 
+from smtpmail.spool.files import forget_pages
 from smtpmail.spool.folder import Folder
 
 SERVER = ".server"
@@ -51,7 +52,7 @@ def lock(path: str, shared: bool) -> tuple[int, str]:
         if folder is not None:
             folder.close()
     try:
-        holder = os.pread(fd, 300, 0).decode("ascii", "replace").strip()
+        holder = _holder(fd)
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(fd)
@@ -59,7 +60,12 @@ def lock(path: str, shared: bool) -> tuple[int, str]:
             raise QueueError(f"the queue {path} can't be locked: {error.strerror}") from None
         hint = "; each host must have a --queue of its own" if shared and owner(holder) != socket.gethostname() else ""
         raise QueueError(f"another server works on the queue {path}: process {holder or 'unknown'}{hint}") from None
-    return fd, os.pread(fd, 300, 0).decode("ascii", "replace").strip()
+    return fd, _holder(fd)
+
+
+def _holder(fd: int) -> str:
+    forget_pages(fd)
+    return os.pread(fd, 300, 0).decode("ascii", "replace").strip()
 
 
 def owner(holder: str) -> str:
@@ -71,8 +77,8 @@ def owner(holder: str) -> str:
 def last_owner(path: str) -> str:
     """The host that a queue belongs to, as far as can be read; nothing is locked or changed."""
     try:
-        with open(os.path.join(path, SERVER), encoding="ascii", errors="replace") as file:
-            return owner(file.read(300).strip())
+        with open(os.path.join(path, SERVER), "rb") as file:
+            return owner(_holder(file.fileno()))
     except OSError:
         return ""
 

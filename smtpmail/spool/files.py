@@ -69,12 +69,31 @@ def _syncfs_works(device: int, fd: int) -> bool:
     """Whether syncfs(2) is as good as fsync(2) on the device, one of whose files is open as `fd`."""
     works = _syncfs_by_device.get(device)
     if works is None:
-        # struct statfs begins with f_type, a long; the rest is not read.
-        buffer = ctypes.create_string_buffer(256)
-        works = hasattr(_libc, "syncfs") and _libc.fstatfs(fd, buffer) == 0
-        works = works and ctypes.c_ulong.from_buffer(buffer).value in _SYNCFS_WORKS
-        _syncfs_by_device[device] = works
+        works = _syncfs_by_device[device] = hasattr(_libc, "syncfs") and _file_system(fd) in _SYNCFS_WORKS
     return works
+
+
+def _file_system(fd: int) -> int:
+    """The type of the file system of an open file, as statfs(2) names it; 0 when it can't be had."""
+    # struct statfs begins with f_type, a long; the rest is not read.
+    buffer = ctypes.create_string_buffer(256)
+    return ctypes.c_ulong.from_buffer(buffer).value if _libc.fstatfs(fd, buffer) == 0 else 0
+
+
+_FUSE = 0x65735546
+
+
+def forget_pages(fd: int) -> None:
+    """Lets what is read next of an open file come from its file system, where another host may have written it.
+
+    For files that are changed in place, once they are locked: of a file in FUSE (GlusterFS) that is still as long as it
+    was, the kernel goes on showing the pages that it has, whoever has written it since and under whichever lock. Other
+    shared file systems look themselves when a lock is taken. On a local disk it does nothing.
+    """
+    # Without a device of its own: of disks nothing need be asked.
+    if os.major(os.fstat(fd).st_dev) == 0 and _file_system(fd) == _FUSE:
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def sync_file_system(fd: int) -> None:

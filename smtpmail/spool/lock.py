@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 
 from smtpmail.spool.commit import Busy
-from smtpmail.spool.files import write_through
+from smtpmail.spool.files import forget_pages, write_through
 from smtpmail.spool.folder import Folder, OfFolders
 
 LOCK = ".lock"
@@ -131,6 +131,7 @@ def _try(lock: int) -> bool:
 
 def noted_number(lock: int) -> int | None:
     """The last number given, None when the lock file does not tell."""
+    forget_pages(lock)
     text = os.pread(lock, 32, 0)
     return number if _NUMBER.match(text) and (number := int(text)) <= MAX_NUMBER else None
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from smtpmail.spool.files import forget_pages
 from smtpmail.spool.folder import Folder
 from smtpmail.spool.lock import MailboxBusy, is_over
 
@@ -165,6 +166,7 @@ def _write(fd: int, numbers: Sequence[int], before: Noted | None) -> Noted | Non
     status = os.fstat(fd)
     if status.st_size > LIMIT:
         return None
+    forget_pages(fd)
     text = os.pread(fd, LIMIT, 0)
     now = time.monotonic()
     recent = _still_recent(before.recent, now) if before is not None else []

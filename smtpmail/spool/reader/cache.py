@@ -15,6 +15,7 @@ import zlib
 from array import array
 from itertools import pairwise
 
+from smtpmail.spool.files import forget_pages
 from smtpmail.spool.folder import Folder
 from smtpmail.spool.reader.index import Index
 from smtpmail.spool.reader.states import MAX_OCTETS, parse, text_of
@@ -39,6 +40,7 @@ def load(folder: Folder, validity: int) -> Index | None:
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         size = os.fstat(fd).st_size
+        forget_pages(fd)
         data = os.pread(fd, size, 0) if size <= MAX_SIZE else b""
     except OSError:
         return None

@@ -16,7 +16,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from smtpmail.spool.files import replace_file
+from smtpmail.spool.files import forget_pages, replace_file
 from smtpmail.spool.folder import Folder
 from smtpmail.spool.lock import MailboxBusy, alone
 from smtpmail.spool.reader.index import Index, read_flags
@@ -169,6 +169,7 @@ def _read_sequences(folder: Folder) -> tuple[bytes | None, float]:
         status = os.fstat(fd)
         if status.st_size > LIMIT:
             raise OSError("too long")
+        forget_pages(fd)
         return os.pread(fd, LIMIT, 0), status.st_mtime
     finally:
         os.close(fd)
@@ -219,6 +220,7 @@ def _rewrite(folder: Folder, changes: Changes) -> bytes | None:
         size = os.fstat(fd).st_size
         if size > LIMIT or dot_locked(folder) or not folder.is_same(SEQUENCES, fd):
             return None
+        forget_pages(fd)
         old = os.pread(fd, size, 0)
         new = change_sequences(old, changes)
         if new == old:
