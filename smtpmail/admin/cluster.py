@@ -30,9 +30,11 @@ OPTIONS = {
     "performance.stat-prefetch": "off",
     "performance.open-behind": "off",
     "performance.write-behind": "off",
+    "cluster.favorite-child-policy": "majority",
 }
-"""Of a GlusterFS volume: a host that was cut off can't go on under a lock that another one has by now, and what one
-host has written another one reads at once."""
+"""Of a GlusterFS volume: a host that was cut off can't go on under a lock that another one has by now, what one host
+has written another one reads at once, and of two files of one name the one on most copies counts: what was under way to
+the brick of the host that was cut off gives way to what the others have acknowledged."""
 
 PING_SECONDS = 20
 """The longest wait for a host that is gone (network.ping-timeout); GlusterFS's own is 42."""
@@ -156,7 +158,7 @@ def judge(volume: Volume) -> Iterator[Finding]:
     if wrong:
         words = " ".join(f"{key} {value}" for key, value in wrong)
         yield _finding(
-            subject, "warning", f"hosts may see each other's changes late, or write without their lock: "
+            subject, "warning", f"hosts may see each other's changes late, write without their lock, or not heal: "
             f"{', '.join(key for key, _ in wrong)}", f"gluster volume set {volume.name} {words}",
         )  # fmt: skip
     ping = _seconds(volume, "network.ping-timeout", 42)
@@ -203,4 +205,6 @@ def _quorum(volume: Volume, subject: str) -> Iterator[Finding]:
 def _is(value: str | None, wanted: str) -> bool:
     """GlusterFS takes on, yes, true, enable, 1 for the same."""
     on = {"on", "yes", "true", "enable", "1"}
-    return value is not None and (value.lower() in on) == (wanted == "on")
+    if wanted in ("on", "off"):
+        return value is not None and (value.lower() in on) == (wanted == "on")
+    return value == wanted

@@ -86,9 +86,9 @@ def test_the_rules_are_there_before_glusterfs(render: Render) -> None:
 @pytest.mark.parametrize(
     ("info", "missing"),
     [
-        ([], 10),
-        (["client.strict-locks: on", "performance.quick-read: on"], 9),
-        (["client.strict-locks: on", "performance.quick-read: off", "network.ping-timeout: 10"], 7),
+        ([], 11),
+        (["client.strict-locks: on", "performance.quick-read: on"], 10),
+        (["client.strict-locks: on", "performance.quick-read: off", "network.ping-timeout: 10"], 8),
     ],
 )
 def test_only_what_is_missing_is_set(value: Value, info: list[str], missing: int) -> None:

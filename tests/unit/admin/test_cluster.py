@@ -55,6 +55,7 @@ def test_what_gluster_can_not_say(text: bytes, error: str) -> None:
         (Volume("mail", 3, 1, False, GOOD | {"client.strict-locks": "off"}), ["warning"]),
         (Volume("mail", 3, 1, False, GOOD | {"client.strict-locks": "enable"}), []),
         (Volume("mail", 3, 1, False, GOOD | {"performance.quick-read": "disable"}), []),
+        (Volume("mail", 3, 1, False, GOOD | {"cluster.favorite-child-policy": "mtime"}), ["warning"]),
         (Volume("mail", 3, 1, False, GOOD | {"network.ping-timeout": "42"}), ["warning"]),
         (Volume("mail", 3, 1, False, GOOD | {"network.ping-timeout": "0"}), ["warning"]),
         (Volume("mail", 3, 1, False, GOOD | {"network.ping-timeout": "5"}), ["warning"]),
