@@ -12,7 +12,7 @@ from typing import NoReturn
 import click
 
 from smtpmail.mail.address import normal_domain
-from smtpmail.settings import privileges
+from smtpmail.settings import machine, privileges
 from smtpmail.settings.config import Config
 from smtpmail.settings.options import SettingsGroup, load_config
 from smtpmail.settings.values import ConfigError, Endpoint
@@ -33,6 +33,7 @@ def _devices(config: Config) -> Iterator[Devices]:
     """The file of the settings. Root acts as the owner of its folder, who could mislead it with a link there."""
     if not config.devices:
         raise ConfigError("device: there is no file of devices: give --devices FILE, the same as the server's")
+    machine.require_answer("--devices", config.devices)
     with privileges.acting_as(None if os.geteuid() else privileges.owner_of(os.path.dirname(config.devices) or ".")):
         yield Devices(config.devices)
 

@@ -19,6 +19,7 @@ from smtpmail.auth.lookup import is_or_below
 from smtpmail.dns.errors import DNSError
 from smtpmail.dns.resolver import Resolver
 from smtpmail.mail.address import AddressSyntaxError, normal_domain
+from smtpmail.settings import machine
 from smtpmail.settings.config import Config
 from smtpmail.settings.options import SettingsGroup, load_config
 from smtpmail.settings.values import ConfigError
@@ -189,6 +190,7 @@ def key_folder(config: Config, *, make: bool = False) -> KeyFolder:
     """The folder of the settings. Raises ConfigError."""
     if not config.dkim_keys:
         raise ConfigError("--dkim-keys: give the folder of the keys")
+    machine.require_answer("--dkim-keys", config.dkim_keys)
     if make:
         try:
             os.makedirs(config.dkim_keys, 0o700, exist_ok=True)

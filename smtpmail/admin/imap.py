@@ -9,6 +9,7 @@ import threading
 
 import click
 
+from smtpmail.settings import machine
 from smtpmail.settings.config import Config
 from smtpmail.settings.options import SettingsCommand, load_config
 from smtpmail.settings.values import ConfigError
@@ -80,6 +81,7 @@ def _serve(config: Config) -> None:
     user = own_user()
     log.configure(config.log_format, "warning" if config.log_level == "info" else config.log_level)
     os.umask(0o077)
+    machine.require_answer("--spool", config.spool)
     spool = Spool(config.spool, shared=config.is_shared)
     try:
         account = Account(spool.path, user)

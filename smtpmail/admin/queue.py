@@ -22,7 +22,7 @@ from smtpmail.admin import queue_view as view
 from smtpmail.admin.queue_selection import Selection, selection_options
 from smtpmail.mail.queued import FAILED, Item
 from smtpmail.mail.text import harmless
-from smtpmail.settings import privileges
+from smtpmail.settings import machine, privileges
 from smtpmail.settings.config import Config
 from smtpmail.settings.options import SettingsGroup, load_config
 from smtpmail.spool import durability
@@ -42,6 +42,7 @@ class Desk:
         self.ctx = ctx
         self.person = _person()
         self.config: Config = load_config(ctx)
+        machine.require_answer("--queue", self.config.queue)
         os.umask(0o077)
         privileges.become_owner(self.config.queue)
         self.store = QueueStore(self.config.queue, shared=self.config.is_queue_shared)
@@ -277,6 +278,7 @@ def adopt(ctx: click.Context, folder: str) -> None:
     from smtpmail.spool.adoption import adopting  # noqa: PLC0415
 
     desk = Desk(ctx)
+    machine.require_answer("queue adopt", folder)
     count = 0
     try:
         with adopting(desk.store, folder) as (host, messages):

@@ -48,7 +48,7 @@ from smtpmail.mail.text import on_the_wire
 from smtpmail.mail.xtext import encode_xtext
 from smtpmail.outbound.channel import SessionFailed
 from smtpmail.outbound.client import MessageRefused
-from smtpmail.settings import sources
+from smtpmail.settings import machine, sources
 from smtpmail.settings.config import Config
 from smtpmail.settings.options import load_config
 from smtpmail.settings.values import ConfigError
@@ -161,6 +161,7 @@ def _queue(arguments: list[str], settings: Config, parent: click.Context | None)
     # Imported here: a message is sent without it.
     from smtpmail.admin.queue import queue  # noqa: PLC0415
 
+    machine.require_answer("--queue", settings.queue)
     if not os.access(settings.queue, os.R_OK | os.X_OK):
         raise Failed(EX_NOPERM, f"the queue {settings.queue} can be read by root and the server's account only")
     try:

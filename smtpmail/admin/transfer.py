@@ -24,6 +24,7 @@ from smtpmail.admin.mail_sources import (
     read,
 )  # fmt: skip
 from smtpmail.mail.submission import fields_of, header_end
+from smtpmail.settings import machine
 from smtpmail.settings.config import Config
 from smtpmail.settings.options import SettingsCommand, load_config
 from smtpmail.spool.files import write_all
@@ -113,6 +114,7 @@ def _open(settings: Config, name: str, folder: str, *, create: bool) -> Iterator
         raise click.ClickException(f"cannot read the users: {error}") from None
     if user is None or not exists:
         raise click.ClickException(f"there is no user {name!r}")
+    machine.require_answer("--spool", settings.spool)
     spool = Spool(settings.spool, shared=settings.is_shared)
     path = os.path.join(spool.path, user)
     if not create and not os.path.isdir(path):

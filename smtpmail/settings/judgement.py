@@ -34,10 +34,6 @@ FEWEST_RECIPIENTS = 100
 """And recipients (4.5.3.1.8)."""
 
 
-SHARED_PATIENCE = 30.0
-"""Seconds that a shared file system has to answer at the start."""
-
-
 def require(config: Config, environment: Mapping[str, str]) -> list[Finding]:
     """The warnings, when the server can start. Raises ConfigError with the first error otherwise."""
     found = list(judge(config, environment))
@@ -98,14 +94,13 @@ def _limits(config: Config) -> Iterator[Finding]:
 
 
 def require_answers(config: Config) -> None:
-    """Raises ConfigError when a shared file system does not answer: whoever looks at it may never come back."""
+    """Raises ConfigError when the shared file system of mailboxes or queue does not answer."""
     for option, path, shared in (
         ("--spool", config.spool, config.is_shared),
         ("--queue", config.queue, config.is_queue_shared),
     ):
-        if shared and not machine.answers(path, SHARED_PATIENCE):
-            mount = mounts.mount_of(path)
-            raise ConfigError(f"{option}: the file system of {path} does not answer ({mount and mount.source})")
+        if shared:
+            machine.require_answer_of(option, path)
 
 
 def _sharing(config: Config) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ import stat
 import threading
 import warnings
 
+from smtpmail import mounts
 from smtpmail.mail.address import AddressSyntaxError, normal_domain
 from smtpmail.settings.values import ConfigError
 
@@ -19,6 +20,24 @@ def answers(path: str, seconds: float) -> bool:
     thread.start()
     thread.join(seconds)
     return not thread.is_alive()
+
+
+SHARED_PATIENCE = 30.0
+"""Seconds that a shared file system has to answer who is about to work on it."""
+
+
+def require_answer(option: str, path: str) -> None:
+    """Raises ConfigError when a path lies on a shared file system that does not answer: whoever looks at it may never
+    come back."""
+    if mounts.is_shared(path):
+        require_answer_of(option, path)
+
+
+def require_answer_of(option: str, path: str) -> None:
+    """The same for a path that is known to be shared. Raises ConfigError."""
+    if not answers(path, SHARED_PATIENCE):
+        mount = mounts.mount_of(path)
+        raise ConfigError(f"{option}: the file system of {path} does not answer ({mount and mount.source})")
 
 
 def usable_folder(path: str, option: str) -> None:
