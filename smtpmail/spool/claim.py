@@ -7,6 +7,7 @@ import fcntl
 import os
 import re
 import socket
+import time
 
 from smtpmail.spool.files import forget_pages
 from smtpmail.spool.folder import Folder
@@ -17,6 +18,9 @@ SERVER = ".server"
 NOBODY = 0
 """In place of the process id of a server: none runs, but the queue is of that host."""
 
+GIVEN_BACK_SECONDS = 30.0
+"""How long a shared file system may take to give back the lock of a mount that is no more."""
+
 _HOLDER = re.compile(r"([0-9]{1,10}) on ([^\s,]{1,255})\s*")
 
 
@@ -24,12 +28,29 @@ class QueueError(Exception):
     """The queue can't do what was asked: one line for people."""
 
 
+class _Held(QueueError):
+    """Somebody has the lock of the queue."""
+
+    def __init__(self, text: str, holder: str) -> None:
+        super().__init__(text)
+        self.holder = holder
+
+
 def claim(path: str, shared: bool) -> int:
     """Locks a queue for this process as its server; a descriptor that is never to be closed: that gives up the lock.
 
-    Where hosts share the file system, the queue must be this host's. Raises QueueError.
+    Where hosts share the file system, the queue must be this host's; a lock that a server of this host had on a mount
+    that is no more is waited for. Raises QueueError.
     """
-    fd, holder = lock(path, shared)
+    give_up = time.monotonic() + GIVEN_BACK_SECONDS
+    while True:
+        try:
+            fd, holder = lock(path, shared)
+            break
+        except _Held as error:
+            if not (shared and _is_gone(error.holder)) or time.monotonic() > give_up:
+                raise
+            time.sleep(0.5)
     if shared and owner(holder) not in ("", socket.gethostname()):
         os.close(fd)
         raise QueueError(
@@ -59,13 +80,27 @@ def lock(path: str, shared: bool) -> tuple[int, str]:
         if error.errno not in (errno.EAGAIN, errno.EACCES):
             raise QueueError(f"the queue {path} can't be locked: {error.strerror}") from None
         hint = "; each host must have a --queue of its own" if shared and owner(holder) != socket.gethostname() else ""
-        raise QueueError(f"another server works on the queue {path}: process {holder or 'unknown'}{hint}") from None
+        raise _Held(f"another server works on the queue {path}: process {holder or 'unknown'}{hint}", holder) from None
     return fd, _holder(fd)
 
 
 def _holder(fd: int) -> str:
     forget_pages(fd)
     return os.pread(fd, 300, 0).decode("ascii", "replace").strip()
+
+
+def _is_gone(holder: str) -> bool:
+    """Whether the server was one of this host, and has ended."""
+    found = _HOLDER.fullmatch(holder)
+    if found is None or found[2] != socket.gethostname() or int(found[1]) == NOBODY:
+        return False
+    try:
+        os.kill(int(found[1]), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        pass
+    return False
 
 
 def owner(holder: str) -> str:

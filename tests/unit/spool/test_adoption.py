@@ -225,6 +225,37 @@ def test_owner(text: str, host: str) -> None:
     assert claim.owner(text) == host
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_lock_that_outlives_its_mount_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    """The server has ended; the file system gives its lock back when it has given up the mount."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    (tmp_path / ".server").write_text(f"{ended.pid} on {socket.gethostname()}\n")
+    script = (
+        "import fcntl,sys; f=open(sys.argv[1],'r+'); fcntl.lockf(f,fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, tmp_path / ".server"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as mount:
+        assert mount.stdout
+        mount.stdout.readline()
+        waited = []
+
+        def given_back(seconds: float) -> None:
+            waited.append(seconds)
+            mount.communicate()
+
+        monkeypatch.setattr("smtpmail.spool.claim.time.sleep", given_back)
+        if shared:
+            QueueStore(str(tmp_path), shared=True).claim()
+        else:
+            with pytest.raises(QueueError, match="another server works"):
+                QueueStore(str(tmp_path)).claim()
+        assert len(waited) == shared
+
+
 def test_a_claim_that_was_lost_is_taken_again_or_known(tmp_path: Path) -> None:
     store = QueueStore(str(tmp_path), shared=True)
     store.claim()
