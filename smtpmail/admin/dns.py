@@ -20,6 +20,7 @@ from smtpmail.auth.lookup import is_or_below
 from smtpmail.dns.errors import DNSError
 from smtpmail.dns.resolver import Resolver
 from smtpmail.network import public_addresses
+from smtpmail.settings import machine
 from smtpmail.settings.config import Config
 from smtpmail.settings.options import SettingsGroup, load_config
 from smtpmail.settings.values import ConfigError
@@ -211,6 +212,7 @@ def dkim_keys(settings: Config) -> tuple[Key, ...]:
     """The keys of the local domains. Raises ConfigError."""
     if not settings.dkim_keys:
         return ()
+    machine.require_answer("--dkim-keys", settings.dkim_keys)
     folder = KeyFolder(settings.dkim_keys)
     try:
         domains = [d for d in folder.domains() if any(is_or_below(d, local) for local in settings.domains)]

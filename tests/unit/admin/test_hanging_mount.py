@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from smtpmail import mounts
 from smtpmail.admin.device import device
 from smtpmail.admin.dkim import dkim
+from smtpmail.admin.dns import dns
 from smtpmail.admin.imap import imap
 from smtpmail.admin.queue import queue
 from smtpmail.admin.sendmail import run
@@ -40,6 +41,7 @@ def silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (dkim, ["list"], "--dkim-keys"),
         (dkim, ["show", "dom.fr"], "--dkim-keys"),
         (dkim, ["new", "dom.fr"], "--dkim-keys"),
+        (dns, ["records", "--address", "192.0.2.11"], "--dkim-keys"),
         (device, ["list"], "--devices"),
         (device, ["add", "bob", "phone"], "--devices"),
         (export, ["bob", "bob.mbox"], "--spool"),
