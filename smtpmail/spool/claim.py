@@ -19,7 +19,7 @@ NOBODY = 0
 """In place of the process id of a server: none runs, but the queue is of that host."""
 
 GIVEN_BACK_SECONDS = 30.0
-"""How long a shared file system may take to give back the lock of a mount that is no more."""
+"""How long a shared file system may take to give back the lock of a mount that is gone, or of a host that was off."""
 
 _HOLDER = re.compile(r"([0-9]{1,10}) on ([^\s,]{1,255})\s*")
 
@@ -39,8 +39,9 @@ class _Held(QueueError):
 def claim(path: str, shared: bool) -> int:
     """Locks a queue for this process as its server; a descriptor that is never to be closed: that gives up the lock.
 
-    Where hosts share the file system, the queue must be this host's; a lock that a server of this host had on a mount
-    that is no more is waited for. Raises QueueError.
+    Where hosts share the file system, the queue must be this host's; a lock that this host had before is waited for:
+    its mount may be no more, or the host may have lost its power. Whether the process lives can't be asked: after a
+    boot, its number may be another's. Raises QueueError.
     """
     give_up = time.monotonic() + GIVEN_BACK_SECONDS
     while True:
@@ -48,7 +49,7 @@ def claim(path: str, shared: bool) -> int:
             fd, holder = lock(path, shared)
             break
         except _Held as error:
-            if not (shared and _is_gone(error.holder)) or time.monotonic() > give_up:
+            if not shared or owner(error.holder) != socket.gethostname() or time.monotonic() > give_up:
                 raise
             time.sleep(0.5)
     if shared and owner(holder) not in ("", socket.gethostname()):
@@ -87,20 +88,6 @@ def lock(path: str, shared: bool) -> tuple[int, str]:
 def _holder(fd: int) -> str:
     forget_pages(fd)
     return os.pread(fd, 300, 0).decode("ascii", "replace").strip()
-
-
-def _is_gone(holder: str) -> bool:
-    """Whether the server was one of this host, and has ended."""
-    found = _HOLDER.fullmatch(holder)
-    if found is None or found[2] != socket.gethostname() or int(found[1]) == NOBODY:
-        return False
-    try:
-        os.kill(int(found[1]), 0)
-    except ProcessLookupError:
-        return True
-    except (OSError, OverflowError):
-        pass
-    return False
 
 
 def owner(holder: str) -> str:
