@@ -82,6 +82,9 @@ def _file_system(fd: int) -> int:
 
 _FUSE = 0x65735546
 
+_fuse: dict[int, bool] = {}
+"""By device. That of a mount that is gone may be another's later: what is done for nothing does no harm."""
+
 
 def forget_pages(fd: int) -> None:
     """Lets what is read next of an open file come from its file system, where another host may have written it.
@@ -90,8 +93,12 @@ def forget_pages(fd: int) -> None:
     was, the kernel goes on showing the pages that it has, whoever has written it since and under whichever lock. Other
     shared file systems look themselves when a lock is taken. On a local disk it does nothing.
     """
-    # Without a device of its own: of disks nothing need be asked.
-    if os.major(os.fstat(fd).st_dev) == 0 and _file_system(fd) == _FUSE:
+    device = os.fstat(fd).st_dev
+    if os.major(device):
+        return  # a disk
+    if device not in _fuse:
+        _fuse[device] = _file_system(fd) == _FUSE
+    if _fuse[device]:
         with contextlib.suppress(OSError):
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 

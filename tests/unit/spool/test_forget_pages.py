@@ -27,6 +27,7 @@ class Pages:
         patch.setattr(os, "posix_fadvise", lambda fd, *_: self._kept.pop(os.fstat(fd).st_ino, None))
         patch.setattr(os, "major", lambda _: 0)
         patch.setattr(files, "_file_system", lambda _: files._FUSE)
+        patch.setattr(files, "_fuse", {})
 
     def pread(self, fd: int, count: int, offset: int) -> bytes:
         status = os.fstat(fd)
