@@ -44,6 +44,19 @@ def sink_on(host: Host) -> Iterator[FaultServer]:
         yield sink
 
 
+def test_a_number_that_another_host_gave_is_not_given_again(whole: Volume, node: Start) -> None:
+    """Also where its message is gone, and this host's kernel still shows what it wrote to `.lock` itself."""
+    first, second = node("mx1"), node("mx2")
+    for each in (first, second):
+        each.start()
+    assert first.say("bob@dom.fr")[0] == second.say("bob@dom.fr")[0] == 250
+    for name in ("2", "2.status"):
+        os.unlink(whole.hosts[1].path(f"{MOUNT}/bob/{name}"))
+    assert first.say("bob@dom.fr")[0] == 250
+    numbers = [name for name in os.listdir(whole.hosts[0].path(f"{MOUNT}/bob")) if name.isdigit()]
+    assert sorted(numbers) == ["1", "3"]
+
+
 # -- queues
 
 
