@@ -96,9 +96,14 @@ def forget_pages(fd: int) -> None:
     device = os.fstat(fd).st_dev
     if os.major(device):
         return  # a disk
-    if device not in _fuse:
-        _fuse[device] = _file_system(fd) == _FUSE
-    if _fuse[device]:
+    is_fuse = _fuse.get(device)
+    if is_fuse is None:
+        # What can't be asked in this moment, since the network is cut, may be FUSE.
+        kind = _file_system(fd)
+        is_fuse = kind in (_FUSE, 0)
+        if kind:
+            _fuse[device] = is_fuse
+    if is_fuse:
         with contextlib.suppress(OSError):
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 

@@ -101,3 +101,14 @@ def test_a_local_disk_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(os, "posix_fadvise", lambda *_: pytest.fail("its pages were forgotten"))
     with (tmp_path / "file").open("w") as file:
         files.forget_pages(file.fileno())
+
+
+def test_a_file_system_that_does_not_answer_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network may be cut in that moment."""
+    kinds = iter([0, files._FUSE])
+    monkeypatch.setattr(files, "_file_system", lambda _: next(kinds))
+    spool = Spool(str(tmp_path))
+    deliver(spool, "bob")
+    elsewhere(tmp_path / "bob/.lock", f"{1:020d}\n", f"{2:020d}\n")
+    assert deliver(spool, "bob") == [3]
+    assert next(kinds, None) is None, "and then no more"
