@@ -39,6 +39,9 @@ the brick of the host that was cut off gives way to what the others have acknowl
 PING_SECONDS = 20
 """The longest wait for a host that is gone (network.ping-timeout); GlusterFS's own is 42."""
 
+PING = {"network.ping-timeout": "10"}
+"""What is advised instead."""
+
 RELEASE = {"server.tcp-user-timeout": "5", "server.keepalive-time": "2"}
 """After how many seconds a brick gives up a host that it cannot reach, and with it the host's locks.
 
@@ -154,35 +157,41 @@ def judge(volume: Volume) -> Iterator[Finding]:
             )  # fmt: skip
         else:
             yield from _quorum(volume, subject)
-    wrong = [(key, value) for key, value in OPTIONS.items() if not _is(volume.options.get(key), value)]
+    yield from (_finding(subject, "warning", text, _set(volume, options)) for text, options in _missing(volume))
+
+
+def _missing(volume: Volume) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """What may come of the volume's options, and the options that see to it."""
+    wrong = {key: value for key, value in OPTIONS.items() if not _is(volume.options.get(key), value)}
     if wrong:
-        words = " ".join(f"{key} {value}" for key, value in wrong)
-        yield _finding(
-            subject, "warning", f"hosts may see each other's changes late, write without their lock, or not heal: "
-            f"{', '.join(key for key, _ in wrong)}", f"gluster volume set {volume.name} {words}",
-        )  # fmt: skip
+        yield (
+            "hosts may see each other's changes late, write without their lock, or not heal: " + ", ".join(wrong),
+            wrong,
+        )
     ping = _seconds(volume, "network.ping-timeout", 42)
     if ping > PING_SECONDS:
-        yield _finding(
-            subject, "warning", f"a host that dies holds up all others for {ping:g} seconds",
-            f"gluster volume set {volume.name} network.ping-timeout 10",
-        )  # fmt: skip
+        yield f"a host that dies holds up all others for {ping:g} seconds", PING
     release = max(
         _seconds(volume, "server.tcp-user-timeout", 42),
         _seconds(volume, "server.keepalive-time", 20) + _seconds(volume, "server.keepalive-interval", 2),
     )
     if release >= ping:
-        words = " ".join(f"{key} {value}" for key, value in {**RELEASE, "network.ping-timeout": "10"}.items())
-        yield _finding(
-            subject, "warning", f"a host that was cut off may be back after {ping:g} seconds, while a brick holds its "
-            f"old locks for {release:g}: GlusterFS may hang then", f"gluster volume set {volume.name} {words}",
-        )  # fmt: skip
+        yield (
+            f"a host that was cut off may be back after {ping:g} seconds, while a brick holds its old locks for "
+            f"{release:g}: GlusterFS may hang then",
+            {**RELEASE, **PING},
+        )
     frame = _seconds(volume, "network.frame-timeout", 1800)
     if frame > FRAME_SECONDS:
-        yield _finding(
-            subject, "warning", f"what a brick does not answer holds up mail for {frame:g} seconds",
-            f"gluster volume set {volume.name} network.frame-timeout {FRAME_SECONDS}",
-        )  # fmt: skip
+        yield (
+            f"what a brick does not answer holds up mail for {frame:g} seconds",
+            {"network.frame-timeout": str(FRAME_SECONDS)},
+        )
+
+
+def _set(volume: Volume, options: Mapping[str, str]) -> str:
+    """The command that gives a volume these options."""
+    return " ".join(["gluster volume set", volume.name, *(f"{key} {value}" for key, value in options.items())])
 
 
 def _seconds(volume: Volume, key: str, default: int) -> float:
@@ -198,7 +207,7 @@ def _quorum(volume: Volume, subject: str) -> Iterator[Finding]:
     if kind == "none" or (kind == "fixed" and (not count.isdigit() or int(count) < majority)):
         yield _finding(
             subject, "error", f"cluster.quorum-type {kind}: it takes less than {majority} of {volume.replicas} copies",
-            f"gluster volume set {volume.name} cluster.quorum-type auto",
+            _set(volume, {"cluster.quorum-type": "auto"}),
         )  # fmt: skip
 
 
